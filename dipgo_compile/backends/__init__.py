@@ -1,0 +1,1 @@
+"""Backends: what computes engines. ``base.py`` holds the protocols."""

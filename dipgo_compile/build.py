@@ -1,0 +1,220 @@
+"""mask.json in, bundle out: the steps of a build, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from dipgo_compile.bundle import write_bundle
+from dipgo_compile.engines import engine_files, weight_bytes, write_engines
+from dipgo_compile.errors import BackendError, MaskError
+from dipgo_compile.export import export
+from dipgo_compile.macs import count_macs
+from dipgo_compile.mask import Mask
+from dipgo_compile.models import Geometry
+from dipgo_compile.models.source import Model, executed_scopes, load
+from dipgo_compile.partition import partition
+from dipgo_compile.passes.fuse import MAX_ENGINES
+from dipgo_compile.passes.plan_memory import plan_memory
+from dipgo_compile.passes.unroll import LATENTS, Guidance, is_draw
+from dipgo_compile.pipeline import compile_program
+from dipgo_compile.plan import Interface, Plan, Target
+from dipgo_compile.program import BlockGraph, Program
+from dipgo_compile.schedule import Schedule, probe
+from dipgo_compile.verifier import verify_memory
+
+PROVIDERS = ("cpu", "cuda")
+PRECISIONS = ("fp32",)
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a bundle is compiled for.
+
+    ``images`` are denoised together; ``height`` and ``width`` are pixels (None: the model's own size). With
+    ``guidance`` the denoiser runs on twice as many samples, and the guidance scale stays a run-time number.
+    ``max_engines`` bounds the engines that ``fuse`` may make; 0 leaves one engine a block. ``disabled`` names
+    passes to leave out, for bisecting a wrong result.
+    """
+
+    images: int = 1
+    height: int | None = None
+    width: int | None = None
+    guidance: bool = True
+    max_engines: int = MAX_ENGINES
+    disabled: tuple[str, ...] = ()
+    provider: str = "cpu"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("execution provider", self.provider, PROVIDERS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise BackendError(f"cannot compile for the {name} {value!r}", available=known)
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made, and the seconds each of its steps took."""
+
+    path: Path
+    plan: Plan
+    seconds: Mapping[str, float]
+
+
+def build(
+    mask: Mask,
+    *,
+    source: str | None = None,
+    output: Path,
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Compile ``mask`` for its model (or for ``source``) into the bundle ``output``.
+
+    ``progress`` is told the name of every step as it begins. Raises a DipgoError: the mask doesn't fit the
+    model or the scheduler, the scheduler isn't linear, the model can't be loaded or cut, the disk is full.
+    """
+    options = options or BuildOptions()
+    clock = _Clock(progress)
+    clock.start("load the model")
+    model = load(source or mask.model.source)
+    clock.start("check the mask")
+    schedule = check(mask, model)
+    clock.start("export the denoiser")
+    geometry = model.geometry(options.images * (2 if options.guidance else 1), options.height, options.width)
+    onnx_model = export(model, geometry)
+    clock.start("compile the loop")
+    plan = compile_plan(model, geometry, onnx_model, mask, schedule, options)
+    clock.start("write the bundle")
+    plan = write(output, plan, onnx_model, replace(mask, model=replace(mask.model, source=model.source)))
+    return BuildReport(output, plan, clock.stop())
+
+
+def compile_plan(
+    model: Model,
+    geometry: Geometry,
+    onnx_model: ir.Model,
+    mask: Mask,
+    schedule: Schedule,
+    options: BuildOptions,
+) -> Plan:
+    """From the exported denoiser and a mask that fits it to the plan. Raises GraphError, CompileError."""
+    graph = partition(onnx_model, mask.blocks, model.inputs(geometry))
+    guidance = Guidance(model.family.guidance_order) if options.guidance else None
+    program, passes = compile_program(
+        onnx_model,
+        graph,
+        mask,
+        schedule,
+        guidance,
+        max_engines=options.max_engines,
+        disabled=options.disabled,
+    )
+    memory = plan_memory(program)
+    verify_memory(program, memory)
+    macs = count_macs(model, geometry, mask.blocks)
+    return Plan(
+        program=program,
+        memory=memory,
+        model=_model_fields(model),
+        interface=_interface(graph, program, guidance),
+        target=Target(options.provider, options.precision),
+        schedule=_schedule_fields(schedule),
+        macs={"dense": mask.calls * macs.total, "kept": mask.kept_macs(macs)},
+        passes=passes,
+        engine_files=engine_files(program.engines),
+    )
+
+
+def write(output: Path, plan: Plan, onnx_model: ir.Model, mask: Mask) -> Plan:
+    """Write the bundle: engines cut out of ``onnx_model``, constants, plan, mask. Raises BundleError."""
+    return write_bundle(
+        output,
+        plan,
+        lambda directory: write_engines(onnx_model, plan.program.engines, plan.engine_files, directory),
+        mask.to_text(),
+        needed_bytes=weight_bytes(onnx_model),
+    )
+
+
+def check(mask: Mask, model: Model) -> Schedule:
+    """The schedule of a mask that fits the model. Raises MaskError, ScheduleError."""
+    mask.check_against(model, executed_scopes(model))
+    if mask.reuse != "output":
+        raise MaskError(
+            f"reuse {mask.reuse!r} cannot be compiled",
+            where="reuse",
+            available=("output",),
+            mend="train with reuse output",
+        )
+    reference = mask.scheduler
+    schedule = probe(reference.class_name, reference.config, reference.num_inference_steps)
+    if schedule.timesteps != reference.timesteps:
+        raise MaskError(
+            f"the mask's {len(reference.timesteps)} timesteps are not the {len(schedule.timesteps)} of "
+            f"{reference.class_name} with {reference.num_inference_steps} steps",
+            where="scheduler.timesteps",
+            available=[f"{timestep:.10g}" for timestep in schedule.timesteps],
+            mend="give one row per denoiser call: PLMS makes one call more than steps",
+        )
+    return schedule
+
+
+def _model_fields(model: Model) -> dict[str, object]:
+    return {
+        "source": model.source,
+        "class": model.class_name,
+        "config_sha256": model.config_sha256,
+        "config": {key: value for key, value in model.config.items() if not key.startswith("_")},
+    }
+
+
+def _schedule_fields(schedule: Schedule) -> dict[str, object]:
+    return {
+        "class": schedule.class_name,
+        "num_inference_steps": schedule.num_inference_steps,
+        "timesteps": list(schedule.timesteps),
+        "init_noise_sigma": schedule.init_noise_sigma,
+    }
+
+
+def _interface(graph: BlockGraph, program: Program, guidance: Guidance | None) -> Interface:
+    return Interface(
+        sample=graph.sample,
+        timestep=graph.timestep,
+        conditions=graph.conditions,
+        latents=LATENTS,
+        draws=tuple(name for name in program.inputs if is_draw(name)),
+        guidance=guidance.order if guidance else None,
+    )
+
+
+class _Clock:
+    """Times the steps of a build and announces them."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._seconds: dict[str, float] = {}
+        self._step = ""
+        self._since = 0.0
+
+    def start(self, step: str) -> None:
+        self.stop()
+        self._step, self._since = step, time.perf_counter()
+        if self._progress is not None:
+            self._progress(step)
+
+    def stop(self) -> dict[str, float]:
+        if self._step:
+            self._seconds[self._step] = time.perf_counter() - self._since
+            self._step = ""
+        return self._seconds

@@ -1,0 +1,270 @@
+"""The bundle: a directory NAME.dipgo with a plan and everything it needs.
+
+``plan.json``, one ONNX file per engine, ``weights.bin`` (external data that all engines share),
+``constants.bin`` (tensors known at build time) and ``mask.json``. All files lie side by side, because ONNX
+forbids external data outside the directory of its model. A bundle is written to a directory beside its place
+and renamed when complete, so a killed build leaves no half bundle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dipgo_compile.errors import BundleError, CompileError
+from dipgo_compile.plan import FileRecord, Plan
+from dipgo_compile.plan_json import Bytes, constant_offsets, dump_plan, load_plan, parse_document, read_files
+from dipgo_compile.verifier import verify_memory, verify_program
+
+PLAN, CONSTANTS, WEIGHTS, MASK = "plan.json", "constants.bin", "weights.bin", "mask.json"
+MAX_PLAN_BYTES = 1 << 28  # a plan of a thousand calls has a few MB; more is not a plan
+CHUNK_BYTES = 1 << 20
+REBUILD = "build the bundle again, or copy it again from its source"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. The plan's constants are read-only views of the mapped file."""
+
+    path: Path
+    plan: Plan
+
+    def engine_path(self, engine: str) -> Path:
+        return self.path / self.plan.engine_files[engine]
+
+
+def write_bundle(
+    path: str | Path,
+    plan: Plan,
+    write_engines: Callable[[Path], None],
+    mask_json: str,
+    *,
+    overwrite: bool = True,
+    needed_bytes: int = 0,
+) -> Plan:
+    """Write a bundle and return its plan with ``files`` filled in.
+
+    ``write_engines`` writes the engine files and ``weights.bin`` into the directory it is given;
+    ``needed_bytes``, where known, is compared with the free space beforehand. A bundle already at ``path`` is
+    replaced only once the new one is complete. Raises BundleError when the disk is full, not writable, or
+    ``path`` holds something else.
+    """
+    path = Path(path)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        _check_place(path, overwrite)
+        free = shutil.disk_usage(path.parent).free
+        if free < needed_bytes:
+            raise _no_space(path, f"{needed_bytes:,} bytes are needed, {free:,} are free")
+        staging = _sibling(path, "tmp")
+        staging.mkdir()
+        try:
+            write_engines(staging)
+            _write_constants(staging / CONSTANTS, plan)
+            (staging / MASK).write_text(mask_json, encoding="utf-8")
+            files = {file.name: _record(file) for file in sorted(staging.iterdir())}
+            plan = replace(plan, files=files)
+            _write_durably(staging / PLAN, dump_plan(plan))
+            _move_into_place(staging, path)
+        except BaseException:  # Ctrl-C too
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+    return plan
+
+
+def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
+    """Open a bundle and check it: format, version, every size, every name and offset, the program and its
+    memory.
+
+    ``verify=False`` skips only the SHA-256 of the files, which reads all of them. Raises BundleError.
+    """
+    path = Path(path)
+    where = path / PLAN
+    if not where.is_file():
+        raise BundleError(
+            f"{path} is not a bundle: it has no {PLAN}" if path.exists() else f"there is no bundle at {path}",
+            available=sorted(str(found) for found in path.parent.glob("*.dipgo"))
+            if path.parent.is_dir()
+            else (),
+            mend="make one with: dipgo-compile build --mask mask.json",
+        )
+    try:
+        document = parse_document(_read_text(where), str(where))
+        _check_files(path, read_files(document, str(where)), verify)
+        plan = load_plan(document, _map(path / CONSTANTS), str(where))
+        verify_program(plan.program)
+        verify_memory(plan.program, plan.memory)
+    except CompileError as error:
+        raise BundleError(f"the plan is not valid: {error.what}", where=where, mend=REBUILD) from error
+    except OSError as error:
+        raise BundleError(
+            f"cannot read the bundle: {error.strerror or error}", where=error.filename or path
+        ) from error
+    return Bundle(path, plan)
+
+
+def _check_files(path: Path, files: dict[str, FileRecord], verify: bool) -> None:
+    """Sizes always; contents when asked, several files at a time (hashing releases the interpreter lock)."""
+    for name, record in files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{name} is missing from the bundle", where=file, mend=REBUILD)
+        size = file.stat().st_size
+        if size != record.nbytes:
+            state = "truncated" if size < record.nbytes else "altered"
+            raise BundleError(
+                f"{name} was {state}: expected {record.nbytes:,} bytes, found {size:,}",
+                where=file,
+                mend=REBUILD,
+            )
+    if not verify:
+        return
+    with ThreadPoolExecutor() as pool:
+        for (name, record), found in zip(
+            files.items(), pool.map(_sha256, [path / name for name in files]), strict=True
+        ):
+            if found != record.sha256:
+                raise BundleError(
+                    f"{name} was altered: expected SHA-256 {record.sha256}, found {found}",
+                    where=path / name,
+                    mend=REBUILD,
+                )
+
+
+def _read_text(file: Path) -> str:
+    size = file.stat().st_size
+    if size > MAX_PLAN_BYTES:
+        raise BundleError(f"{file.name} has {size:,} bytes, which no plan has", where=file, mend=REBUILD)
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(
+            f"{file.name} is not UTF-8 text: {error.reason}", where=file, mend=REBUILD
+        ) from None
+
+
+def _map(file: Path) -> Bytes:
+    if not file.is_file():
+        raise BundleError(f"{file.name} is missing from the bundle", where=file, mend=REBUILD)
+    if file.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.empty(0, np.uint8)
+    return np.memmap(file, np.uint8, mode="r")
+
+
+def _write_constants(file: Path, plan: Plan) -> None:
+    offsets, size = constant_offsets(plan.program.constants)
+    with file.open("wb") as stream:
+        for name, data in plan.program.constants.items():
+            stream.seek(offsets[name])
+            stream.write(np.ascontiguousarray(data).data)
+        stream.truncate(size)
+
+
+def _record(file: Path) -> FileRecord:
+    return FileRecord(file.stat().st_size, _sha256(file))
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    chunk = bytearray(CHUNK_BYTES)
+    view = memoryview(chunk)
+    with file.open("rb", buffering=0) as stream:
+        while count := stream.readinto(chunk):
+            digest.update(view[:count])
+    return digest.hexdigest()
+
+
+def _write_durably(file: Path, text: str) -> None:
+    with file.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sibling(path: Path, kind: str) -> Path:
+    """A hidden directory on the same file system. The process id tells a later build whose it is."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if not (path / PLAN).is_file():
+        raise BundleError(
+            "there is something here that is not a bundle", where=path, mend="choose another place"
+        )
+    if not overwrite:
+        raise BundleError(
+            "there is already a bundle here", where=path, mend="choose another place, or overwrite it"
+        )
+
+
+def _move_into_place(staging: Path, path: Path) -> None:
+    """Directories cannot be replaced in one step: the old bundle steps aside, and comes back if the move
+    fails.
+    """
+    if not path.exists():
+        staging.rename(path)
+        return
+    old = _sibling(path, "old")
+    path.rename(old)
+    try:
+        staging.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed builds left; bring back a bundle that stepped aside for a move that never came."""
+    for kind in ("old", "tmp"):
+        for left in path.parent.glob(f".{path.name}.*.{kind}"):
+            owner = left.name.split(".")[-2]
+            if owner.isdigit() and _alive(int(owner)):
+                continue
+            if kind == "old" and not path.exists():
+                left.rename(path)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # an earlier, failed build of this very process
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free
+            raise _no_space(path, f"the disk filled up while writing; {free:,} bytes are free now") from error
+        raise BundleError(
+            f"cannot write the bundle: {error.strerror or error}", where=error.filename or path
+        ) from error
+
+
+def _no_space(path: Path, detail: str) -> BundleError:
+    return BundleError(
+        f"no space left for the bundle: {detail}", where=path, mend="free some space, or choose another disk"
+    )

@@ -1,0 +1,110 @@
+"""``dipgo-compile build``: a mask becomes a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dipgo_compile.progress import Steps
+
+if TYPE_CHECKING:
+    from dipgo_compile.build import BuildReport
+
+
+@click.command()
+@click.option("--mask", type=click.Path(path_type=Path), required=True, help="The mask file; it names its model.")
+@click.option("--model", help="Compile for this model instead: a directory, a hub id or random:NAME.")
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="The bundle to write.  [default: the mask's name with .dipgo, in the working directory]")
+@click.option("--target", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--precision", default="fp32", show_default=True, help="Precision of weights and arithmetic.")
+@click.option("--batch", metavar="IMAGES", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Images denoised together.")
+@click.option("--height", type=int, help="Image height in pixels.  [default: the model's]")
+@click.option("--width", type=int, help="Image width in pixels.  [default: the model's]")
+@click.option("--guidance/--no-guidance", default=True, show_default=True,
+              help="Classifier-free guidance: twice the work; its scale is chosen when an image is made.")
+@click.option("--fuse", type=click.Choice(["auto", "none"]), default="auto", show_default=True,
+              help="auto: few engines of many blocks. none: one engine a block, for looking at results inside.")
+@click.option("--disable-pass", "disabled", metavar="NAME", multiple=True,
+              help="Leave out a compiler pass, for bisecting. Can be given more than once.")
+@click.option("--json", "json_file", type=click.File("w", lazy=True), help="Write the summary as JSON; - is stdout.")
+def build(
+    mask: Path,
+    model: str | None,
+    output: Path | None,
+    json_file: Any,
+    fuse: str,
+    **options: Any,
+) -> None:
+    """Compile a mask for its model into a bundle, a directory NAME.dipgo that any machine with ONNX Runtime runs.
+
+    \b
+    dipgo-compile build --mask mask.json
+    dipgo-compile build --mask mask.json -o small.dipgo --height 256 --width 256 --batch 4
+    """
+    from dipgo_compile.mask import Mask
+
+    with Steps() as steps:
+        steps("import the compiler")
+        from dipgo_compile.build import BuildOptions
+        from dipgo_compile.build import build as compile_mask
+
+        chosen = BuildOptions(
+            images=options["batch"],
+            height=options["height"],
+            width=options["width"],
+            guidance=options["guidance"],
+            disabled=options["disabled"],
+            provider=options["target"],
+            precision=options["precision"],
+            **({"max_engines": 0} if fuse == "none" else {}),
+        )
+        report = compile_mask(
+            Mask.load(mask),
+            source=model,
+            output=output or Path(f"{mask.stem}.dipgo"),
+            options=chosen,
+            progress=steps,
+        )
+    facts = summary(report)
+    if json_file is not None:
+        json_file.write(json.dumps(facts, indent=2) + "\n")
+    if json_file is None or json_file.name != "-":
+        click.echo(as_text(facts))
+
+
+def summary(report: BuildReport) -> dict[str, Any]:
+    """What a build made, as JSON. ``macs`` are of one build's images over all calls; sizes are bytes."""
+    plan = report.plan
+    on_disk = sum(file.stat().st_size for file in report.path.iterdir())
+    return {
+        "bundle": str(report.path),
+        "calls": {"total": len(plan.program.calls), "run": len(plan.program.calls_with_runs())},
+        "engines": len(plan.program.engines),
+        "macs": dict(plan.macs),
+        "arena_bytes": plan.memory.arena_bytes,
+        "naive_bytes": plan.memory.naive_bytes,
+        "disk_bytes": on_disk,
+        "seconds": dict(report.seconds),
+    }
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """The summary for people."""
+    calls, macs = facts["calls"], facts["macs"]
+    kept = macs["kept"] / macs["dense"]
+    rows = (
+        ("calls", f"{calls['run']} of {calls['total']} run the denoiser, in {facts['engines']} engines"),
+        ("MACs", f"{kept:.1%} of the unpruned model's: {1 / kept:.2f} times faster at best"),
+        ("arena", f"{megabytes(facts['arena_bytes'])}; {megabytes(facts['naive_bytes'])} without sharing"),
+        ("on disk", megabytes(facts["disk_bytes"])),
+    )
+    return "\n".join([facts["bundle"], *(f"  {name:<9}{value}" for name, value in rows)])
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

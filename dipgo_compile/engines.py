@@ -1,0 +1,60 @@
+"""Writing engines as ONNX files over one shared weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from dipgo_compile.bundle import WEIGHTS
+from dipgo_compile.partition import SCOPES
+from dipgo_compile.program import Engine
+from dipgo_compile.subgraph import extract
+
+INLINE_BYTES = (
+    1024  # smaller tensors (shapes, scalars, biases) stay in the ONNX file, where ONNX Runtime can fold them
+)
+
+
+def engine_files(engines: Iterable[Engine]) -> dict[str, str]:
+    """The file of each engine. Engines of one block are named after it."""
+    return {engine.name: f"{engine.name.replace('#', '_')}.onnx" for engine in engines}
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all weights of the denoiser: what a bundle needs on disk, but for a few KB."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def write_engines(
+    model: ir.Model, engines: Iterable[Engine], files: Mapping[str, str], directory: Path
+) -> None:
+    """Cut every engine out of ``model`` and write it. A weight that several engines use is stored once."""
+    parts = {engine.name: extract(model, engine.inputs, engine.outputs) for engine in engines}
+    stored = _store_weights(parts.values(), directory)
+    for name, part in parts.items():
+        for weight, value in part.graph.initializers.items():
+            if weight in stored:
+                value.const_value = stored[weight]
+        _strip_metadata(part)
+        ir.save(part, directory / files[name])
+
+
+def _store_weights(parts: Iterable[ir.Model], directory: Path) -> dict[str, ir.ExternalTensor]:
+    large: dict[str, ir.TensorProtocol] = {}
+    for part in parts:
+        for name, value in part.graph.initializers.items():
+            if value.const_value is not None and value.const_value.nbytes >= INLINE_BYTES:
+                large[name] = value.const_value
+    external = ir.external_data.convert_tensors_to_external(list(large.values()), directory, WEIGHTS)
+    return dict(zip(large, external, strict=True))
+
+
+def _strip_metadata(model: ir.Model) -> None:
+    """The exporter's notes (stack traces among them) are not the bundle's business; module scopes are."""
+    for node in model.graph:
+        kept = {key: value for key, value in node.metadata_props.items() if key == SCOPES}
+        node.metadata_props.clear()
+        node.metadata_props.update(kept)

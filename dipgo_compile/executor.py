@@ -1,0 +1,250 @@
+"""The interpreter of a plan: the reference for every other runtime.
+
+All memory is taken once: an arena, a view of it for every value, a bound run for every ``Run``, a prepared
+closure for every ``Combine``. An image then allocates nothing but its result. A session belongs to one thread
+at a time; engines are shared between sessions.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from dipgo_compile.backends.base import EngineSession
+from dipgo_compile.errors import InputError
+from dipgo_compile.host_calls import HostCalls, Step
+from dipgo_compile.plan import Plan
+from dipgo_compile.plan_json import ALIGNMENT
+from dipgo_compile.program import Array, Coefficient, Combine, Run, TensorSpec, Term
+
+Coefficients = list[float]
+
+
+class Session:
+    """Executes one plan, one image at a time. See ``Runtime.session``."""
+
+    def __init__(self, plan: Plan, engines: Mapping[str, EngineSession]) -> None:
+        self.plan = plan
+        self._engines = engines
+        self._busy = threading.Lock()
+        self._tensors = allocate(plan)
+        self._guided: list[tuple[int, Coefficient]] = []
+        self._coefficients: Coefficients = []
+        program = plan.program
+        sizes = [program.specs[i.output].nbytes for i in program.instructions if isinstance(i, Combine)]
+        self._scratch = aligned(max(sizes, default=0))
+        self._steps = tuple(
+            self._bind(instruction) if isinstance(instruction, Run) else self._prepare(instruction)
+            for instruction in program.instructions
+        )
+        # Where a denoiser call begins, for callbacks.
+        starts: dict[int, int] = {}
+        for index, instruction in enumerate(program.instructions):
+            if isinstance(instruction, Run):
+                starts.setdefault(instruction.call, index)
+        self._starts = tuple((index, call) for call, index in starts.items())
+        self._host: HostCalls | None = None
+        self._next_call = 0
+
+    def denoise(
+        self,
+        latents: npt.ArrayLike,
+        conditions: Mapping[str, npt.ArrayLike],
+        *,
+        guidance_scale: float = 7.5,
+        draws: Sequence[npt.ArrayLike] = (),
+        callback: Callable[[int], None] | None = None,
+    ) -> Array:
+        """The final latents, a new array.
+
+        ``latents`` is the initial noise, of unit variance; ``conditions`` go by name, their batch doubled
+        under guidance; ``draws`` is the unit noise of stochastic schedulers. ``callback`` gets the index of
+        every denoiser call that computes anything, before it runs; an exception from it ends the image.
+        Raises InputError.
+        """
+        interface = self.plan.interface
+        with self._claimed():
+            self._next_call = 0  # whatever a host was at is overwritten
+            self._feed_conditions(conditions)
+            self._feed(interface.latents, latents)
+            if len(draws) != len(interface.draws):
+                raise InputError(
+                    f"the plan takes {len(interface.draws)} noise draws, {len(draws)} were given"
+                )
+            for name, draw in zip(interface.draws, draws, strict=True):
+                self._feed(name, draw)
+            for index, coefficient in self._guided:
+                self._coefficients[index] = coefficient.at(guidance_scale)
+            if callback is None:
+                for step in self._steps:
+                    step()
+            else:
+                begin = 0
+                for start, call in self._starts:
+                    for step in self._steps[begin:start]:
+                        step()
+                    callback(call)
+                    begin = start
+                for step in self._steps[begin:]:
+                    step()
+            return self._tensors[self.plan.program.output].copy()
+
+    def run_call(self, index: int, sample: npt.ArrayLike, conditions: Mapping[str, npt.ArrayLike]) -> Array:
+        """The noise prediction of one denoiser call, a new array, for hosts with their own scheduler.
+
+        ``sample`` is what the denoiser reads: scaled, and doubled under guidance. Calls come in order; call 0
+        starts an image, forgets the one before and is the only one to read ``conditions``. Raises InputError.
+        """
+        with self._claimed():
+            if index not in (0, self._next_call) or index >= len(self.plan.program.calls):
+                raise InputError(
+                    f"call {index} cannot run now: the next is {self._next_call}, or 0 for a new image"
+                )
+            if self._host is None:
+                self._host = HostCalls(self.plan.program, self._tensors, self._steps)
+            self._next_call = 0  # should anything fail, the image has to start again
+            spec = TensorSpec(self._host.sample.dtype.name, self._host.sample.shape)
+            np.copyto(self._host.sample, checked(self.plan.interface.sample, sample, spec))
+            if index == 0:
+                self._feed_conditions(conditions)
+            self._host.run(index)
+            self._next_call = index + 1
+            return self._host.noise_pred.copy()
+
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise InputError(
+                "this session is at work in another thread", mend="take one per thread: runtime.session()"
+            )
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _feed_conditions(self, conditions: Mapping[str, npt.ArrayLike]) -> None:
+        wanted = self.plan.interface.conditions
+        if sorted(conditions) != sorted(wanted):
+            raise InputError(
+                f"the conditions given are not those of the plan: {', '.join(conditions) or 'none'}",
+                available=wanted,
+                mend="pass each of these by its name, and no other",
+            )
+        for name, value in conditions.items():
+            self._feed(name, value)
+
+    def _feed(self, name: str, value: npt.ArrayLike) -> None:
+        np.copyto(self._tensors[name], checked(name, value, self.plan.program.specs[name]))
+
+    def _bind(self, run: Run) -> Step:
+        return self._engines[run.engine].bind(
+            [self._tensors[name] for name in run.inputs],
+            [None if name is None else self._tensors[name] for name in run.outputs],
+        )
+
+    def _coefficient(self, coefficient: Coefficient) -> int:
+        """The coefficient's place in the table that is filled in once per image."""
+        index = len(self._coefficients)
+        self._coefficients.append(coefficient.constant)
+        if coefficient.guidance:
+            self._guided.append((index, coefficient))
+        return index
+
+    def _prepare(self, combine: Combine) -> Step:
+        output = self._tensors[combine.output]
+        terms = [
+            (viewed(self._tensors[term.value], term), self._coefficient(term.coefficient))
+            for term in combine.terms
+        ]
+        length = len(terms[0][0])
+        part = output[:length]
+        scratch = self._scratch[: part.nbytes].view(part.dtype).reshape(part.shape)
+        copies = tuple(output[start : start + length] for start in range(length, len(output), length))
+        return linear(part, scratch, copies, terms, self._coefficients)
+
+
+def linear(
+    output: Array,
+    scratch: Array,
+    copies: tuple[Array, ...],
+    terms: Sequence[tuple[Array, int]],
+    coefficients: Coefficients,
+) -> Step:
+    """``output = sum(coefficients[i] * term)``, then the same into ``copies``. Computed in the output's
+    dtype: plain Python floats do not promote it.
+    """
+    (first, at), *rest = terms
+    multiply, add, copyto = np.multiply, np.add, np.copyto
+
+    def step() -> None:
+        multiply(first, coefficients[at], out=output)
+        for term, index in rest:
+            multiply(term, coefficients[index], out=scratch)
+            add(output, scratch, out=output)
+        for copy in copies:
+            copyto(copy, output)
+
+    return step
+
+
+def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
+    """Zeroed memory at a multiple of ``ALIGNMENT`` bytes. Writing it once takes its pages from the kernel
+    now, which costs about half a second per gigabyte, instead of during the first image.
+    """
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    memory.fill(0)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + nbytes]
+
+
+def allocate(plan: Plan) -> dict[str, Array]:
+    """A view for every value: of one new arena, or of the constants."""
+    arena = aligned(plan.memory.arena_bytes)
+    tensors: dict[str, Array] = dict(plan.program.constants)
+    for name, place in plan.memory.allocations.items():
+        spec = plan.program.specs[name]
+        tensors[name] = arena[place.offset : place.offset + spec.nbytes].view(spec.dtype).reshape(spec.shape)
+    return tensors
+
+
+def viewed(tensor: Array, term: Term) -> Array:
+    index = [slice(None)] * tensor.ndim
+    for part in term.view:
+        index[part.axis] = slice(part.start, part.stop)
+    return tensor[tuple(index)]
+
+
+def checked(name: str, value: npt.ArrayLike, spec: TensorSpec) -> Array:
+    """The value as an array of exactly the expected dtype and shape. Raises InputError; NaN and infinity
+    pass.
+    """
+    try:
+        array = np.asarray(value)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # torch: tensors on a GPU, or that require a gradient
+        raise InputError(
+            f"{name} is not an array: {error}", mend="pass a numpy array or a CPU tensor"
+        ) from None
+    if array.shape != spec.shape:
+        raise InputError(
+            f"{name} has shape {array.shape}, the plan was compiled for {spec.shape}",
+            mend="pass that shape, or build a bundle for this one",
+        )
+    if array.dtype != spec.dtype:
+        raise InputError(
+            f"{name} is {array.dtype}, the plan takes {spec.dtype}",
+            mend=f"convert it: .astype({spec.dtype!r}) in numpy, .to(torch.{spec.dtype}) in torch",
+        )
+    return array
+
+
+def unit_noise(shape: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[np.float32]:
+    return generator.standard_normal(math.prod(shape), np.float32).reshape(shape)

@@ -1,0 +1,64 @@
+"""A denoiser as one ONNX graph whose nodes remember their module scopes.
+
+Opset 23 keeps attention and group normalisation whole, which lets ONNX Runtime choose a kernel for each; the
+same graph is the dense baseline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import torch
+
+from dipgo_compile.errors import ModelError
+from dipgo_compile.models import Geometry
+from dipgo_compile.models.source import Model, example_inputs
+
+OPSET = 23
+OUTPUT = "noise_pred"
+
+
+def export(model: Model, geometry: Geometry) -> ir.Model:
+    """Export with static shapes. Inputs are named as the denoiser's keywords, the output ``noise_pred``.
+
+    Weights stay references to the denoiser's own memory. Raises ModelError when the denoiser can't be traced.
+    """
+    specs = model.inputs(geometry)
+    inputs = example_inputs(specs)
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                model.denoiser,
+                kwargs={**inputs, "return_dict": False},
+                input_names=list(inputs),
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"the denoiser cannot be exported to ONNX: {reason}", where=model.source) from error
+    assert program is not None
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about things that are none of the user's business (torchvision's absence, for
+    one).
+    """
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

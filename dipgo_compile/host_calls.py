@@ -1,0 +1,86 @@
+"""A plan's denoiser calls for a host that keeps its own scheduler.
+
+Of the program only the runs are executed, call by call; the host supplies what the scheduler's combines would
+have computed. Values keep the places the memory plan gave them, so everything happens in the program's order:
+a sample is written where the combine that defines it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from dipgo_compile.errors import CompileError
+from dipgo_compile.program import Array, Program, Run
+
+Step = Callable[[], None]
+
+
+class HostCalls:
+    """The steps of every call. ``sample`` and ``noise_pred`` are the buffers between host and program; they
+    are apart from the arena, because values in it are overwritten as soon as the program has no more use for
+    them.
+
+    Raises CompileError when the program cannot be cut at its calls.
+    """
+
+    def __init__(self, program: Program, tensors: Mapping[str, Array], steps: Sequence[Step]) -> None:
+        self._tensors = tensors
+        self._steps: list[list[Step]] = [[] for _ in program.calls]
+        first_use: dict[str, int] = {}
+        for index, call in enumerate(program.calls):
+            if call.sample is not None:
+                first_use.setdefault(call.sample, index)
+        if not first_use:
+            raise CompileError("no call of the program reads a sample")
+        self.sample = np.empty_like(tensors[next(iter(first_use))])
+        self.noise_pred = np.empty_like(tensors[program.calls[0].noise_pred])
+
+        known = {*program.constants, *program.inputs}
+        held = [""] * len(program.calls)
+        current = 0
+        for name in program.inputs:
+            if name in first_use:
+                self._take(first_use[name], name)
+        for instruction, step in zip(program.instructions, steps, strict=True):
+            if isinstance(instruction, Run):
+                index = instruction.call
+                missing = [name for name in instruction.inputs if name not in known]
+                if index < current or missing:
+                    problem = (
+                        f"reads {missing[0]!r}, which no host supplies"
+                        if missing
+                        else "runs after a later one"
+                    )
+                    raise CompileError(f"call {index} {problem}")
+                current = index
+                self._steps[index].append(step)
+                known.update(name for name in instruction.outputs if name is not None)
+                if program.calls[index].noise_pred in instruction.outputs:
+                    self._give(index, program.calls[index].noise_pred)
+                    held[index] = program.calls[index].noise_pred
+            elif instruction.output in first_use:
+                self._take(first_use[instruction.output], instruction.output)
+                known.add(instruction.output)
+        for index, call in enumerate(program.calls):
+            held[index] = held[index] or held[max(index - 1, 0)]
+            if held[index] != call.noise_pred:
+                raise CompileError(
+                    f"call {index} does not answer with {call.noise_pred!r}, the program's value"
+                )
+
+    def run(self, index: int) -> None:
+        """Execute one call: ``sample`` in, ``noise_pred`` out. A call that computes nothing leaves it as it
+        was.
+        """
+        for step in self._steps[index]:
+            step()
+
+    def _take(self, index: int, name: str) -> None:
+        target, sample = self._tensors[name], self.sample
+        self._steps[index].append(lambda: np.copyto(target, sample))
+
+    def _give(self, index: int, name: str) -> None:
+        source, noise_pred = self._tensors[name], self.noise_pred
+        self._steps[index].append(lambda: np.copyto(noise_pred, source))

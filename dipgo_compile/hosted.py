@@ -1,0 +1,165 @@
+"""A bundle in the place of a diffusers pipeline's denoiser.
+
+The pipeline keeps its scheduler, its guidance and its image decoder, and calls this instead of its U-Net or
+transformer; which blocks are computed follows from how many calls went before. Timesteps are compared with
+the plan's, so another scheduler or step count is an error instead of a wrong image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dipgo_compile.errors import InputError
+from dipgo_compile.executor import Session
+from dipgo_compile.program import Array
+
+TIMESTEP_TOLERANCE = 1e-5  # relative: hosts carry fractional timesteps in float32
+
+
+class DenoiserOutput(NamedTuple):
+    """Serves both ways of reading it: ``.sample``, and ``[0]`` as under ``return_dict=False``."""
+
+    sample: Any
+
+
+class Config(dict[str, Any]):
+    """The model's configuration, readable as attributes, as pipelines do."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the model's config has no {name!r}") from None
+
+
+class HostedDenoiser:
+    """Called like the denoiser it stands for: torch tensors in, torch tensors out; numpy arrays in, numpy
+    arrays out.
+
+    It serves one pipeline at a time. An image ends with its last call; the first timestep always starts a new
+    one, so an interrupted image leaves nothing behind.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._plan = session.plan
+        self._index = 0
+        self._conditions: dict[str, Array] = {}
+        self.config = Config(self._plan.model["config"])
+
+    @property
+    def dtype(self) -> Any:
+        """The ``torch.dtype`` of sample and answer."""
+        import torch
+
+        noise_pred = self._plan.program.calls[0].noise_pred
+        return getattr(torch, self._plan.program.specs[noise_pred].dtype)
+
+    @property
+    def device(self) -> Any:
+        """The ``torch.device`` that tensors are exchanged on."""
+        import torch
+
+        return torch.device("cpu")
+
+    def __call__(self, *args: Any, return_dict: bool = True, **kwargs: Any) -> DenoiserOutput:
+        """The noise prediction of the next call. Takes the denoiser's own arguments; raises InputError."""
+        interface = self._plan.interface
+        order = (interface.sample, interface.timestep, *interface.conditions)
+        given = {**dict(zip(order, args, strict=False)), **kwargs}
+        unknown = [name for name, value in given.items() if name not in order and not _empty(value)]
+        missing = [name for name in order if given.get(name) is None]
+        if unknown or missing or len(args) > len(order):
+            raise InputError(
+                f"the denoiser was called with unknown arguments {unknown} and without {missing}",
+                available=order,
+            )
+        sample = given[interface.sample]
+        index = self._expect(_timestep(given[interface.timestep]))
+        self._check_batch(tuple(sample.shape))
+        conditions = {name: _array(given[name]) for name in interface.conditions}
+        if index == 0:
+            self._conditions = {name: array.copy() for name, array in conditions.items()}
+        elif any(not _same(array, self._conditions[name]) for name, array in conditions.items()):
+            self._index = 0
+            raise InputError(
+                f"the conditions changed at call {index}, in the middle of an image",
+                mend="the plan reads them once per image: keep them, or start a new image",
+            )
+        self._index = 0  # should the call fail, the image has to start again
+        noise_pred = self._session.run_call(index, _array(sample), conditions)
+        self._index = (index + 1) % len(self._plan.program.calls)
+        return DenoiserOutput(_like(noise_pred, sample))
+
+    def _expect(self, timestep: float) -> int:
+        """The index of the call that this timestep stands for."""
+        calls = self._plan.program.calls
+        for index in (self._index, 0):
+            if math.isclose(
+                timestep, calls[index].timestep, rel_tol=TIMESTEP_TOLERANCE, abs_tol=TIMESTEP_TOLERANCE
+            ):
+                return index
+        expected, self._index = self._index, 0
+        schedule: Mapping[str, Any] = self._plan.schedule
+        raise InputError(
+            f"call {expected} of {len(calls)} has timestep {calls[expected].timestep:g} in the plan; "
+            f"the pipeline asks for {timestep:g}",
+            mend=f"use {schedule.get('class')} with {schedule.get('num_inference_steps')} steps, as compiled, or "
+            "build a bundle for this schedule",
+        )
+
+    def _check_batch(self, shape: tuple[int, ...]) -> None:
+        calls, specs = self._plan.program.calls, self._plan.program.specs
+        compiled = specs[calls[0].noise_pred].shape[0]
+        if shape and shape[0] == compiled:
+            return
+        guided = self._plan.interface.guidance is not None
+        if guided and shape[:1] == (compiled // 2,):
+            mend = "the bundle was built with guidance: call the pipeline with guidance_scale > 1"
+        elif not guided and shape[:1] == (2 * compiled,):
+            mend = "the bundle was built without guidance: call the pipeline with guidance_scale=1"
+        else:
+            mend = "generate that many images at a time, or build a bundle for this batch"
+        raise InputError(
+            f"the pipeline sends a batch of {shape[:1]}, the plan was compiled for {compiled}", mend=mend
+        )
+
+
+def _empty(value: object) -> bool:
+    """None, or nothing but None: pipelines pass optional arguments, and dictionaries of them, that way."""
+    return value is None or (isinstance(value, Mapping) and all(_empty(item) for item in value.values()))
+
+
+def _array(value: Any) -> Array:
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    try:
+        return np.asarray(value.detach().cpu().numpy())
+    except TypeError:  # bfloat16 has no counterpart in numpy
+        raise InputError(
+            f"the pipeline sends {value.dtype}", mend="load the pipeline with torch_dtype=torch.float32"
+        ) from None
+
+
+def _same(one: Array, other: Array) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def _timestep(value: Any) -> float:
+    """A number, or the same one for every sample of the batch."""
+    steps = np.ravel(_array(value))
+    if steps.size == 0 or not np.all(steps == steps[0]):
+        raise InputError(f"one timestep for the whole batch is expected, found {steps.tolist()}")
+    return float(steps[0])
+
+
+def _like(result: Array, sample: Any) -> Any:
+    if not hasattr(sample, "detach"):
+        return result
+    import torch
+
+    return torch.from_numpy(result).to(sample.device)

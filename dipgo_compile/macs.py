@@ -1,0 +1,75 @@
+"""Multiply-accumulates (MACs) of a denoiser and of each of its blocks.
+
+Counted as the paper counts them: convolutions and linear layers, without the two products inside attention.
+Everything happens on the meta device, so nothing is computed and no weights are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from dipgo_compile.mask_checks import unknown_block
+
+if TYPE_CHECKING:
+    from dipgo_compile.models import Geometry
+    from dipgo_compile.models.source import Model
+
+# Linear layers reach aten as (add)mm; bmm and the fused kernels are attention's products.
+COUNTED = frozenset({"aten.convolution", "aten.addmm", "aten.mm"})
+
+
+@dataclass(frozen=True)
+class Macs:
+    """MACs of one denoiser call for one sample: all of it, and by block scope."""
+
+    total: int
+    by_scope: Mapping[str, int] = field(hash=False)
+
+    @property
+    def glue(self) -> int:
+        """What lies in none of the scopes, given that no scope lies inside another."""
+        return self.total - sum(self.by_scope.values())
+
+
+def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str]) -> Macs:
+    """MACs of one denoiser call for one sample: ``geometry``'s batch is taken as 1.
+
+    A scope counts all that lies in it, so an outer scope includes the inner ones. Raises MaskError for a
+    scope that the denoiser doesn't have.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dipgo_compile.models.source import example_inputs
+
+    denoiser = _on_meta(model)
+    names = {name for name, _ in denoiser.named_modules()}
+    inputs = example_inputs(model.inputs(replace(geometry, batch=1)), device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        denoiser(**inputs)
+    flops = counter.get_flop_counts()
+    root = type(denoiser).__name__
+
+    def macs(module: str) -> int:
+        counted = (int(count) for op, count in flops.get(module, {}).items() if str(op) in COUNTED)
+        return sum(counted) // 2  # a multiply-accumulate is two operations
+
+    by_scope = {}
+    for scope in scopes:
+        if scope not in names:
+            raise unknown_block(scope, names)
+        by_scope[scope] = macs(f"{root}.{scope}")
+    return Macs(macs(root), by_scope)
+
+
+def _on_meta(model: Model) -> Any:
+    """The denoiser without weights."""
+    import torch
+
+    if next(model.denoiser.parameters()).is_meta:
+        return model.denoiser
+    cls: Any = type(model.denoiser)  # a diffusers model
+    with torch.device("meta"):
+        return cls.from_config(dict(model.config)).eval()

@@ -1,0 +1,34 @@
+"""DiTTransformer2DModel: class-conditional diffusion transformers (DiT-XL/2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from dipgo_compile.models.base import Config, Geometry, InputSpec
+from dipgo_compile.program import TensorSpec
+
+_BLOCKS = re.compile(r"transformer_blocks\.\d+")
+_LAYERS = re.compile(r"transformer_blocks\.\d+\.(?:attn1|ff)")
+
+
+class DiTTransformer2D:
+    class_name = "DiTTransformer2DModel"
+    guidance_order = ("cond", "uncond")
+
+    def inputs(self, config: Config, geometry: Geometry) -> tuple[InputSpec, ...]:
+        g = geometry
+        sample = TensorSpec("float32", (g.batch, config["in_channels"], g.height, g.width))
+        classes = TensorSpec("int64", (g.batch,))
+        return (
+            InputSpec("hidden_states", "sample", sample),
+            InputSpec("timestep", "timestep", TensorSpec("float32", (g.batch,))),
+            InputSpec("class_labels", "condition", classes, limit=config["num_embeds_ada_norm"]),
+        )
+
+    def unconditional_classes(self, config: Config) -> int | None:
+        return int(config["num_embeds_ada_norm"])
+
+    def blocks(self, config: Config, scopes: Iterable[str], granularity: str) -> tuple[str, ...]:
+        pattern = _BLOCKS if granularity == "block" else _LAYERS
+        return tuple(scope for scope in scopes if pattern.fullmatch(scope))

@@ -1,0 +1,262 @@
+"""Loading a denoiser, its scheduler's configuration or its whole pipeline from a MODEL specifier.
+
+A specifier is a local diffusers pipeline or model directory, a hub id, or ``random:NAME`` (``presets.py``).
+The same code serves local directories and hub ids: diffusers tells them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dipgo_compile.errors import InputError, ModelError
+from dipgo_compile.models import Family, Geometry, InputSpec, family_of
+from dipgo_compile.models.base import GRANULARITIES
+from dipgo_compile.models.presets import PRESETS
+
+DEFAULT_TOKENS = 77  # CLIP's context length
+DENOISERS = ("unet", "transformer")  # what diffusers pipelines call the denoiser
+
+
+@dataclass(frozen=True)
+class Model:
+    """A frozen denoiser with what surrounds it. ``denoiser`` is in eval mode, float32, without gradients."""
+
+    source: str
+    family: Family
+    denoiser: nn.Module
+    config: Mapping[str, Any]
+    scheduler_class: str
+    scheduler_config: Mapping[str, Any]
+    tokens: int
+    vae_scale_factor: int
+
+    @property
+    def class_name(self) -> str:
+        return self.family.class_name
+
+    @property
+    def config_sha256(self) -> str:
+        return config_sha256(self.config)
+
+    def geometry(self, batch: int, height: int | None = None, width: int | None = None) -> Geometry:
+        """Static sizes from an image size in pixels (default: the model's own). ``batch`` counts denoiser
+        samples: two an image under guidance.
+        """
+        sizes = []
+        for name, pixels in (("height", height), ("width", width)):
+            if pixels is None:
+                sizes.append(int(self.config["sample_size"]))
+            elif pixels <= 0 or pixels % self.vae_scale_factor:
+                raise InputError(
+                    f"{name} {pixels} is not a positive multiple of {self.vae_scale_factor} pixels",
+                    where=self.source,
+                )
+            else:
+                sizes.append(pixels // self.vae_scale_factor)
+        return Geometry(batch, sizes[0], sizes[1], self.tokens)
+
+    def inputs(self, geometry: Geometry) -> tuple[InputSpec, ...]:
+        return self.family.inputs(self.config, geometry)
+
+    def blocks(self, granularity: str = "block") -> tuple[str, ...]:
+        """The scopes that serve as blocks at a granularity (``block`` or ``layer``), in execution order."""
+        if granularity not in GRANULARITIES:
+            raise ModelError(f"unknown granularity {granularity!r}", available=GRANULARITIES)
+        return self.family.blocks(self.config, executed_scopes(self), granularity)
+
+
+def load(source: str, *, weights: bool = True) -> Model:
+    """Load a denoiser. With ``weights=False`` it lives on the meta device: shapes only, no memory."""
+    if source.startswith("random:"):
+        return _from_preset(source, weights)
+    return _from_pretrained(source, weights)
+
+
+def load_pipeline(source: str) -> Any:
+    """The whole diffusers pipeline in float32, quietly. Raises ModelError."""
+    from diffusers import DiffusionPipeline
+
+    if source.startswith("random:"):
+        raise ModelError(
+            f"{source} has no text encoder and no image decoder",
+            mend="name a pipeline directory or a hub id for commands that make images",
+        )
+    try:
+        pipeline: Any = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32)  # type: ignore[no-untyped-call]
+    except Exception as error:  # diffusers raises many kinds: OSError, ValueError, hub errors
+        raise _unloadable(source, error) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def make_scheduler(class_name: str, config: Mapping[str, Any]) -> Any:
+    """A diffusers scheduler by class name. Raises ModelError for an unknown class."""
+    return _diffusers_class(class_name).from_config(dict(config))
+
+
+def example_inputs(
+    specs: tuple[InputSpec, ...], seed: int = 0, device: str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """Seeded inputs by name: unit normal floats, class ids below their limit, timestep 500."""
+    generator = torch.Generator().manual_seed(seed)
+    made: dict[str, torch.Tensor] = {}
+    for spec in specs:
+        dtype = getattr(torch, spec.spec.dtype)
+        if spec.role == "timestep":
+            value = torch.full(spec.spec.shape, 500, dtype=dtype)
+        elif dtype.is_floating_point:
+            value = torch.randn(spec.spec.shape, generator=generator, dtype=dtype)
+        else:
+            value = torch.randint(spec.limit or 2, spec.spec.shape, generator=generator, dtype=dtype)
+        made[spec.name] = value.to(device)
+    return made
+
+
+def executed_scopes(model: Model) -> tuple[str, ...]:
+    """Every module scope in the order in which a call first enters it (``named_modules`` lists them as
+    constructed).
+    """
+    order: dict[str, None] = {}
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
+        for name, module in model.denoiser.named_modules()
+    ]
+    device = next(model.denoiser.parameters()).device.type
+    try:
+        with torch.no_grad():
+            model.denoiser(**example_inputs(model.inputs(model.geometry(1)), device=device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(order)
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """Identity of an architecture: its config without private and version keys."""
+    public = {key: value for key, value in config.items() if not key.startswith("_")}
+    return hashlib.sha256(json.dumps(public, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _from_preset(source: str, weights: bool) -> Model:
+    name = source.removeprefix("random:")
+    if name not in PRESETS:
+        raise ModelError(f"no preset called {name!r}", available=(f"random:{known}" for known in PRESETS))
+    preset = PRESETS[name]
+    torch.manual_seed(0)
+    with torch.device("cpu" if weights else "meta"):
+        denoiser = _diffusers_class(preset.class_name).from_config(preset.config)
+    scheduler = make_scheduler(preset.scheduler_class, preset.scheduler_config)
+    return _model(
+        source, denoiser, preset.scheduler_class, scheduler.config, preset.tokens, preset.vae_scale_factor
+    )
+
+
+def _from_pretrained(source: str, weights: bool) -> Model:
+    from diffusers import DiffusionPipeline
+
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    try:
+        index: dict[str, Any] = DiffusionPipeline.load_config(source)
+    except Exception:  # no model_index.json: a directory that holds the denoiser alone
+        return _from_model_directory(source, weights)
+    name = next((name for name in DENOISERS if name in index), None)
+    if name is None:
+        raise ModelError(
+            f"{source} has no denoiser", where="model_index.json", available=index, mend="see DENOISERS"
+        )
+    cls = _diffusers_class(index[name][1])
+    try:
+        denoiser = _denoiser(cls, source, name, weights)
+        scheduler_class = index["scheduler"][1]
+        scheduler_config = _diffusers_class(scheduler_class).load_config(source, subfolder="scheduler")
+    except OSError as error:
+        raise _unloadable(source, error) from error
+    return _model(
+        source, denoiser, scheduler_class, scheduler_config, _tokens(source), _vae_scale_factor(source, index)
+    )
+
+
+def _from_model_directory(source: str, weights: bool) -> Model:
+    path = Path(source) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise _unloadable(source, error) from error
+    family = family_of(config.get("_class_name", "unknown"))
+    denoiser = _denoiser(_diffusers_class(family.class_name), source, None, weights)
+    scheduler = make_scheduler("DDIMScheduler", {})
+    return _model(source, denoiser, "DDIMScheduler", scheduler.config, DEFAULT_TOKENS, 8)
+
+
+def _denoiser(cls: Any, source: str, subfolder: str | None, weights: bool) -> nn.Module:
+    where = {} if subfolder is None else {"subfolder": subfolder}
+    if weights:
+        denoiser: nn.Module = cls.from_pretrained(source, torch_dtype=torch.float32, **where)
+        return denoiser
+    with torch.device("meta"):
+        empty: nn.Module = cls.from_config(cls.load_config(source, **where))
+    return empty
+
+
+def _model(
+    source: str,
+    denoiser: Any,
+    scheduler_class: str,
+    scheduler_config: Mapping[str, Any],
+    tokens: int,
+    scale: int,
+) -> Model:
+    return Model(
+        source=source,
+        family=family_of(type(denoiser).__name__),
+        denoiser=denoiser.eval().requires_grad_(False),
+        config=dict(denoiser.config),
+        scheduler_class=scheduler_class,
+        scheduler_config=dict(scheduler_config),
+        tokens=tokens,
+        vae_scale_factor=scale,
+    )
+
+
+def _diffusers_class(name: str) -> Any:
+    try:
+        return getattr(importlib.import_module("diffusers"), name)
+    except AttributeError:
+        raise ModelError(
+            f"diffusers has no class {name!r}", mend="check the class name, or update diffusers"
+        ) from None
+
+
+def _tokens(source: str) -> int:
+    from transformers import AutoTokenizer
+
+    try:
+        return int(AutoTokenizer.from_pretrained(source, subfolder="tokenizer").model_max_length)
+    except Exception:  # class-conditional pipelines have no tokenizer
+        return DEFAULT_TOKENS
+
+
+def _vae_scale_factor(source: str, index: Mapping[str, Any]) -> int:
+    if "vae" not in index:
+        return 1
+    config = _diffusers_class(index["vae"][1]).load_config(source, subfolder="vae")
+    return int(2 ** (len(config["block_out_channels"]) - 1))
+
+
+def _unloadable(source: str, error: BaseException) -> ModelError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ModelError(
+        f"cannot load the model {source!r}: {reason}",
+        available=("a diffusers directory", "a hub id", *(f"random:{name}" for name in PRESETS)),
+        mend="check the path; hub ids need a network connection or a filled cache",
+    )

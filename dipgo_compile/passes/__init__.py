@@ -1,0 +1,1 @@
+"""Transformations of a program; ``dipgo_compile.pipeline`` puts them in order."""

@@ -1,0 +1,101 @@
+"""fold_timestep: what depends on the timestep alone is computed at build time.
+
+Binding-time analysis on the ONNX graph: a tensor is *early* when it depends on the timestep and on weights
+only. Engines read early tensors as constants, one per timestep, and the nodes that made them (time embedding,
+every block's projection of it) are no longer between an engine's inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from dipgo_compile.passes.base import Pass, PassResult
+from dipgo_compile.program import Array, Engine, Instruction, Program, Run, TensorSpec
+from dipgo_compile.subgraph import boundary, evaluate
+
+
+class FoldTimestep(Pass):
+    """Expects one engine a block, whose inputs are named by ``graph`` tensors."""
+
+    name = "fold_timestep"
+
+    def __init__(self, model: ir.Model, timestep: str) -> None:
+        self._model, self._timestep = model, timestep
+
+    def __call__(self, program: Program) -> PassResult:
+        early = early_tensors(self._model.graph, self._timestep)
+        engines = {engine.name: self._without(engine, early) for engine in program.engines}
+        wanted = tuple(
+            dict.fromkeys(
+                name for engine in engines.values() if engine for name in engine.inputs if name in early
+            )
+        )
+        if not wanted:
+            return PassResult(program, False, "nothing depends on the timestep alone")
+        steps = {program.calls[run.call].timestep for run in program.runs()}
+        tables = {step: self._table(program, step, wanted) for step in steps}
+        instructions: list[Instruction] = []
+        constants = dict(program.constants)
+        for instruction in program.instructions:
+            if not isinstance(instruction, Run):
+                instructions.append(instruction)
+                continue
+            engine = engines[instruction.engine]
+            if engine is None:  # all it computes is early
+                continue
+            step = program.calls[instruction.call].timestep
+            values = dict(zip(program.engine(instruction.engine).inputs, instruction.inputs, strict=True))
+            for name in engine.inputs:
+                if name in early:
+                    values[name] = f"{name}@t{step:.10g}"
+                    constants[values[name]] = tables[step][name]
+            instructions.append(replace(instruction, inputs=tuple(values[name] for name in engine.inputs)))
+        specs = dict(program.specs) | {
+            name: TensorSpec(data.dtype.name, data.shape) for name, data in constants.items()
+        }
+        folded = replace(
+            program,
+            engines=tuple(engine for engine in engines.values() if engine),
+            specs=specs,
+            constants=constants,
+        ).with_instructions(tuple(instructions))
+        nbytes = sum(data.nbytes for data in folded.constants.values())
+        summary = f"{len(wanted)} tensors at {len(steps)} timesteps, {nbytes:,} bytes"
+        return PassResult(folded, True, summary)
+
+    def _without(self, engine: Engine, early: set[str]) -> Engine | None:
+        """The engine reading early tensors instead of computing them; None when nothing else is left of
+        it.
+        """
+        if all(name in early for name in engine.outputs):
+            return None
+        return replace(engine, inputs=boundary(self._model, engine.inputs, engine.outputs, early))
+
+    def _table(self, program: Program, step: float, wanted: tuple[str, ...]) -> Mapping[str, Array]:
+        timestep = program.constants[f"{self._timestep}@t{step:.10g}"]
+        return dict(zip(wanted, evaluate(self._model, {self._timestep: timestep}, wanted), strict=True))
+
+
+def early_tensors(graph: ir.Graph, timestep: str) -> set[str]:
+    """Names of the tensors that depend on nothing but the timestep and weights.
+
+    A broadcast to a larger shape is left to the engine: its result would only fill memory.
+    """
+    early: set[ir.Value] = {value for value in graph.inputs if value.name == timestep}
+    for node in graph:
+        read = [value for value in node.inputs if value is not None and not value.is_initializer()]
+        if all(value in early for value in read) and not _is_large_broadcast(node):
+            early.update(node.outputs)
+    names = {value.name for value in early if value.name is not None}
+    return names - {timestep}
+
+
+def _is_large_broadcast(node: ir.Node) -> bool:
+    if node.op_type not in ("Expand", "Tile"):
+        return False
+    shapes = [value.shape for value in (node.inputs[0], node.outputs[0]) if value is not None and value.shape]
+    return len(shapes) == 2 and math.prod(shapes[1].numpy()) > 16 * math.prod(shapes[0].numpy())

@@ -1,0 +1,134 @@
+"""unroll: T denoiser calls of N blocks and the scheduler's steps, as one straight program.
+
+One call with guidance scale g reads like this (``@c`` is the call):
+
+    sample@c     = input_scale * latents@c, repeated for the two halves of the guided batch
+    ...          = run of every block
+    noise@c      = (1 - g) * noise_pred@c[uncond] + g * noise_pred@c[cond]
+    latents@c+1  = the scheduler's linear combination of samples, noise predictions and noise draws
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dipgo_compile.program import (
+    Array,
+    BlockGraph,
+    Call,
+    Coefficient,
+    Combine,
+    Engine,
+    Instruction,
+    Program,
+    Run,
+    Slice,
+    TensorSpec,
+    Term,
+)
+from dipgo_compile.schedule import Schedule
+
+LATENTS = "latents"
+_DRAW = "draw"
+
+
+def is_draw(value: str) -> bool:
+    """Whether a program input is one of the scheduler's noise draws."""
+    return value.startswith(f"{_DRAW}@")
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Classifier-free guidance as two halves of one batch. ``order``: which half is which, as the pipeline
+    stacks them.
+    """
+
+    order: tuple[str, str]
+
+
+def unroll(graph: BlockGraph, schedule: Schedule, guidance: Guidance | None) -> Program:
+    """The program that computes every block at every call. Without guidance the batch is not doubled."""
+    return _Unroller(graph, schedule, guidance).program()
+
+
+class _Unroller:
+    def __init__(self, graph: BlockGraph, schedule: Schedule, guidance: Guidance | None) -> None:
+        self.graph, self.schedule, self.guidance = graph, schedule, guidance
+        batch, channels, height, width = graph.tensors[graph.sample].shape
+        self.images = batch // 2 if guidance else batch
+        self.latents = TensorSpec("float32", (self.images, channels, height, width))
+        self.specs: dict[str, TensorSpec] = {}
+        self.constants: dict[str, Array] = {}
+        self.instructions: list[Instruction] = []
+        self.calls: list[Call] = []
+
+    def program(self) -> Program:
+        graph, schedule = self.graph, self.schedule
+        for condition in graph.conditions:
+            self.specs[condition] = graph.tensors[condition]
+        self.specs[LATENTS] = self.latents
+        self._combine("latents@0", [Term(LATENTS, Coefficient(schedule.init_noise_sigma))], self.latents)
+        for index in range(len(schedule.steps)):
+            self._call(index)
+        draws = tuple(name for name in self.specs if is_draw(name))
+        return Program(
+            engines=tuple(
+                Engine(block.name, (block.name,), block.inputs, block.outputs) for block in graph.blocks
+            ),
+            specs=self.specs,
+            inputs=(LATENTS, *graph.conditions, *draws),
+            constants=self.constants,
+            instructions=tuple(self.instructions),
+            calls=tuple(self.calls),
+            output=f"latents@{len(schedule.steps)}",
+        )
+
+    def _call(self, index: int) -> None:
+        graph, step = self.graph, self.schedule.steps[index]
+        sample = f"{graph.sample}@{index}"
+        self._combine(
+            sample, [Term(f"latents@{index}", Coefficient(step.input_scale))], graph.tensors[graph.sample]
+        )
+        timestep = f"{graph.timestep}@t{step.timestep:.10g}"
+        spec = graph.tensors[graph.timestep]
+        self.specs[timestep] = spec
+        self.constants[timestep] = np.full(spec.shape, step.timestep, dtype=spec.dtype)
+        outer = {graph.sample: sample, graph.timestep: timestep, **{name: name for name in graph.conditions}}
+        for block in graph.blocks:
+            outputs = tuple(f"{name}@{index}" for name in block.outputs)
+            self.specs |= {f"{name}@{index}": graph.tensors[name] for name in block.outputs}
+            inputs = tuple(outer.get(name, f"{name}@{index}") for name in block.inputs)
+            self.instructions.append(Run(block.name, index, inputs, outputs))
+        noise_pred = f"{graph.output}@{index}"
+        self.calls.append(Call(step.timestep, sample, noise_pred))
+        self._combine(f"noise@{index}", self._guided(noise_pred), self.latents)
+        self._combine(f"latents@{index + 1}", self._step_terms(index), self.latents)
+
+    def _guided(self, noise_pred: str) -> list[Term]:
+        """(1 - g) * uncond + g * cond, of the channels that predict noise (others, as DiT's, predict
+        variance).
+        """
+        spec, channels = self.graph.tensors[self.graph.output], self.latents.shape[1]
+        view = () if spec.shape[1] == channels else (Slice(1, 0, channels),)
+        if self.guidance is None:
+            return [Term(noise_pred, Coefficient(1.0), view)]
+        weights = {"uncond": Coefficient(1.0, -1.0), "cond": Coefficient(0.0, 1.0)}
+        return [
+            Term(noise_pred, weights[half], (Slice(0, i * self.images, (i + 1) * self.images), *view))
+            for i, half in enumerate(self.guidance.order)
+        ]
+
+    def _step_terms(self, index: int) -> list[Term]:
+        names = {"sample": "latents", "noise_pred": "noise", "noise": _DRAW}
+        terms = []
+        for term in self.schedule.steps[index].terms:
+            value = f"{names[term.kind]}@{term.index}"
+            self.specs.setdefault(value, self.latents)  # a noise draw is met here for the first time
+            terms.append(Term(value, Coefficient(term.coefficient)))
+        return terms
+
+    def _combine(self, output: str, terms: list[Term], spec: TensorSpec) -> None:
+        self.specs[output] = spec
+        self.instructions.append(Combine(tuple(terms), output))

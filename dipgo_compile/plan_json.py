@@ -1,0 +1,372 @@
+"""The format of plan.json, version 1.0.
+
+Readable on purpose: instructions name their tensors. Coefficients are written with the shortest digits that
+read back to the same double. ``checksum`` is the SHA-256 of the document without that field, as JSON with
+sorted keys and no blanks, so that damage to plan.json itself is found. A reader refuses another major version
+and ignores fields it does not know. Everything read is checked before use: a bundle may come from anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dipgo_compile.errors import BundleError
+from dipgo_compile.fields import MAX_INT, Field
+from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
+from dipgo_compile.program import (
+    Allocation,
+    Array,
+    Call,
+    Coefficient,
+    Combine,
+    Engine,
+    Instruction,
+    MemoryPlan,
+    Program,
+    Run,
+    Slice,
+    TensorSpec,
+    Term,
+)
+
+FORMAT = "dipgo.plan"
+VERSION = (1, 0)
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
+DTYPES = frozenset({"float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"})
+Json = dict[str, Any]
+Bytes = npt.NDArray[np.uint8]
+
+
+def constant_offsets(constants: Mapping[str, Array]) -> tuple[dict[str, int], int]:
+    """Where each constant lies in constants.bin, and the file's size in bytes."""
+    offsets: dict[str, int] = {}
+    end = 0
+    for name, data in constants.items():
+        offsets[name] = end
+        end += -(-data.nbytes // ALIGNMENT) * ALIGNMENT
+    return offsets, end
+
+
+def dump_plan(plan: Plan) -> str:
+    """The text of plan.json: one line per tensor, engine, call and instruction."""
+    document: Json = json.loads(
+        json.dumps(_document(plan), allow_nan=False)
+    )  # tuples and keys as a reader sees them
+    document["checksum"] = checksum(document)
+    members = []
+    for key, value in document.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = ",\n  ".join(_compact(row) for row in value)
+            members.append(f"{json.dumps(key)}: [\n  {rows}\n ]")
+        else:
+            members.append(f"{json.dumps(key)}: {_compact(value)}")
+    return "{\n " + ",\n ".join(members) + "\n}\n"
+
+
+def parse_document(text: str, where: str = "plan.json") -> Json:
+    """Check format, version and checksum. Raises BundleError."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Field(None, where).error(f"plan.json is not valid JSON: {error}") from None
+    root = Field(document, f"{where}: ")
+    if root.get("format").text() != FORMAT:
+        raise root.get("format").error(
+            f"this is not a plan: the format is {document['format']!r}, not {FORMAT!r}"
+        )
+    version = root.get("version").items()
+    if not version:
+        raise root.get("version").error("the version is empty")
+    major = version[0].integer()
+    if major != VERSION[0]:
+        raise BundleError(
+            f"the plan has format version {major}; this runtime reads version {VERSION[0]}",
+            where=where,
+            mend="update dipgo-compile, or build the bundle again with the version that is installed",
+        )
+    stated = root.get("checksum").text()
+    if stated != checksum({key: value for key, value in document.items() if key != "checksum"}):
+        raise root.get("checksum").error(
+            "plan.json was altered after it was written: its checksum does not match"
+        )
+    return dict(root.mapping())
+
+
+def read_files(document: Json, where: str = "plan.json") -> dict[str, FileRecord]:
+    """The bundle's other files. Names are plain: no directories, nothing outside the bundle."""
+    files = {}
+    for name, record in Field(document, f"{where}: ").get("files").members().items():
+        _plain(record, name)
+        files[name] = FileRecord(record.get("bytes").integer(), record.get("sha256").text())
+    return files
+
+
+def load_plan(document: Json, constants: Bytes, where: str = "plan.json") -> Plan:
+    """Read a checked document. ``constants`` are the bytes of constants.bin; the plan's constants are views
+    of them.
+
+    Raises BundleError, naming the path of the first field that is missing, ill-typed or out of range.
+    """
+    root = Field(document, f"{where}: ")
+    specs, stored, memory = _read_tensors(root, constants)
+    engines, engine_files = _read_engines(root)
+    known = frozenset(specs)
+    inputs = tuple(item.name(known, "tensor") for item in root.get("inputs").items())
+    program = Program(
+        engines=engines,
+        specs=specs,
+        inputs=inputs,
+        constants=stored,
+        instructions=_read_instructions(root, specs, {engine.name: engine for engine in engines}),
+        calls=tuple(_read_call(item, known) for item in root.get("calls").items()),
+        output=root.get("output").name(memory.allocations, "tensor in the arena"),
+    )
+    target = root.get("target")
+    return Plan(
+        program=program,
+        memory=memory,
+        model=root.get("model").mapping(),
+        interface=_read_interface(root.get("interface"), frozenset(inputs)),
+        target=Target(target.get("provider").text(), target.get("precision").text()),
+        schedule=root.get("schedule").mapping(),
+        macs={key: value.integer(high=1 << 63) for key, value in root.get("macs").members().items()},
+        passes=tuple(
+            PassReport(item.get("name").text(), item.get("modified").boolean(), item.get("summary").text())
+            for item in root.get("passes").items()
+        ),
+        engine_files=engine_files,
+        files=read_files(document, where),
+    )
+
+
+def _document(plan: Plan) -> Json:
+    program, memory, interface = plan.program, plan.memory, plan.interface
+    offsets, constant_bytes = constant_offsets(program.constants)
+    return {
+        "format": FORMAT,
+        "version": list(VERSION),
+        "model": dict(plan.model),
+        "target": {"provider": plan.target.provider, "precision": plan.target.precision},
+        "interface": {
+            "sample": interface.sample,
+            "timestep": interface.timestep,
+            "conditions": list(interface.conditions),
+            "latents": interface.latents,
+            "draws": list(interface.draws),
+            "guidance": None if interface.guidance is None else list(interface.guidance),
+        },
+        "schedule": dict(plan.schedule),
+        "macs": dict(plan.macs),
+        "arena_bytes": memory.arena_bytes,
+        "naive_bytes": memory.naive_bytes,
+        "constants_bytes": constant_bytes,
+        "inputs": list(program.inputs),
+        "output": program.output,
+        "passes": [{"name": p.name, "modified": p.modified, "summary": p.summary} for p in plan.passes],
+        "engines": [
+            {
+                "name": engine.name,
+                "file": plan.engine_files[engine.name],
+                "blocks": list(engine.blocks),
+                "inputs": list(engine.inputs),
+                "outputs": list(engine.outputs),
+            }
+            for engine in program.engines
+        ],
+        "tensors": [_dump_tensor(name, spec, memory, offsets) for name, spec in program.specs.items()],
+        "calls": [
+            {"timestep": call.timestep, "sample": call.sample, "noise_pred": call.noise_pred}
+            for call in program.calls
+        ],
+        "instructions": [_dump_instruction(instruction) for instruction in program.instructions],
+        "files": {
+            name: {"bytes": record.nbytes, "sha256": record.sha256} for name, record in plan.files.items()
+        },
+    }
+
+
+def _dump_tensor(name: str, spec: TensorSpec, memory: MemoryPlan, offsets: Mapping[str, int]) -> Json:
+    shown: Json = {"name": name, "dtype": spec.dtype, "shape": list(spec.shape)}
+    if name in offsets:
+        return {**shown, "storage": "constants", "offset": offsets[name]}
+    at = memory.allocations[name]
+    return {
+        **shown,
+        "storage": "arena",
+        "offset": at.offset,
+        "bytes": at.nbytes,
+        "first": at.first,
+        "last": at.last,
+    }
+
+
+def _dump_instruction(instruction: Instruction) -> Json:
+    if isinstance(instruction, Run):
+        return {
+            "run": instruction.engine,
+            "call": instruction.call,
+            "inputs": list(instruction.inputs),
+            "outputs": list(instruction.outputs),
+        }
+    terms = []
+    for term in instruction.terms:
+        row: Json = {
+            "value": term.value,
+            "constant": term.coefficient.constant,
+            "guidance": term.coefficient.guidance,
+        }
+        if term.view:
+            row["view"] = [[part.axis, part.start, part.stop] for part in term.view]
+        terms.append(row)
+    return {"combine": instruction.output, "terms": terms}
+
+
+def _read_tensors(
+    root: Field, constants: Bytes
+) -> tuple[dict[str, TensorSpec], dict[str, Array], MemoryPlan]:
+    arena_bytes = root.get("arena_bytes").integer()
+    specs: dict[str, TensorSpec] = {}
+    stored: dict[str, Array] = {}
+    allocations: dict[str, Allocation] = {}
+    for item in root.get("tensors").items():
+        name = item.get("name").text()
+        if name in specs:
+            raise item.error(f"the tensor {name!r} is listed twice")
+        spec = TensorSpec(
+            item.get("dtype").name(DTYPES, "element type"),
+            tuple(size.integer() for size in item.get("shape").items()),
+        )
+        if math.prod(spec.shape) > MAX_INT:
+            raise item.get("shape").error(f"a tensor of shape {list(spec.shape)} cannot be meant")
+        specs[name] = spec
+        offset = item.get("offset").integer()
+        storage = item.get("storage").text()
+        if offset % np.dtype(spec.dtype).itemsize:
+            raise item.get("offset").error(f"offset {offset} is not aligned for {spec.dtype}")
+        if storage == "constants":
+            _within(item, offset, spec.nbytes, constants.size, "constants.bin")
+            stored[name] = constants[offset : offset + spec.nbytes].view(spec.dtype).reshape(spec.shape)
+        elif storage == "arena":
+            nbytes = item.get("bytes").integer(low=spec.nbytes)
+            _within(item, offset, nbytes, arena_bytes, "the arena")
+            first = item.get("first").integer()
+            allocations[name] = Allocation(offset, nbytes, first, item.get("last").integer(low=first))
+        else:
+            raise item.get("storage").error(f"unknown storage {storage!r}: arena and constants are known")
+    return specs, stored, MemoryPlan(allocations, arena_bytes, root.get("naive_bytes").integer())
+
+
+def _within(item: Field, offset: int, nbytes: int, size: int, place: str) -> None:
+    if offset + nbytes > size:
+        raise item.get("offset").error(
+            f"bytes {offset} to {offset + nbytes} lie outside {place}, which has {size}"
+        )
+
+
+def _read_engines(root: Field) -> tuple[tuple[Engine, ...], dict[str, str]]:
+    engines: list[Engine] = []
+    files: dict[str, str] = {}
+    known = frozenset(root.get("files").mapping())
+    for item in root.get("engines").items():
+        name = item.get("name").text()
+        if name in files:
+            raise item.error(f"the engine {name!r} is listed twice")
+        file = item.get("file")
+        _plain(file, file.text())
+        files[name] = file.name(known, "file")
+        engines.append(
+            Engine(name, item.get("blocks").texts(), item.get("inputs").texts(), item.get("outputs").texts())
+        )
+    return tuple(engines), files
+
+
+def _read_instructions(
+    root: Field, specs: Mapping[str, TensorSpec], engines: Mapping[str, Engine]
+) -> tuple[Instruction, ...]:
+    read: list[Instruction] = []
+    for item in root.get("instructions").items():
+        if item.has("run"):
+            read.append(_read_run(item, specs, engines))
+        elif item.has("combine"):
+            terms = tuple(_read_term(term, specs) for term in item.get("terms").items())
+            if not terms:
+                raise item.get("terms").error("a combine needs at least one term")
+            read.append(Combine(terms, item.get("combine").name(specs, "tensor")))
+        else:
+            raise item.error("unknown instruction: run and combine are known")
+    return tuple(read)
+
+
+def _read_run(item: Field, specs: Mapping[str, TensorSpec], engines: Mapping[str, Engine]) -> Run:
+    engine = engines[item.get("run").name(engines, "engine")]
+    inputs = tuple(value.name(specs, "tensor") for value in item.get("inputs").items())
+    outputs = tuple(
+        None if value.value is None else value.name(specs, "tensor") for value in item.get("outputs").items()
+    )
+    if (len(inputs), len(outputs)) != (len(engine.inputs), len(engine.outputs)):
+        raise item.error(
+            f"engine {engine.name!r} has {len(engine.inputs)} inputs and {len(engine.outputs)} outputs, "
+            f"the run names {len(inputs)} and {len(outputs)}"
+        )
+    return Run(engine.name, item.get("call").integer(), inputs, outputs)
+
+
+def _read_term(item: Field, specs: Mapping[str, TensorSpec]) -> Term:
+    value = item.get("value").name(specs, "tensor")
+    shape = specs[value].shape
+    view = []
+    for part in item.get("view").items() if item.has("view") else ():
+        numbers = [number.integer() for number in part.items()]
+        if len(numbers) != 3:
+            raise part.error("a view is [axis, start, stop]")
+        axis, start, stop = numbers
+        if axis >= len(shape) or not start < stop <= shape[axis]:
+            raise part.error(f"the view {numbers} lies outside {value!r} of shape {list(shape)}")
+        view.append(Slice(axis, start, stop))
+    return Term(value, Coefficient(item.get("constant").number(), item.get("guidance").number()), tuple(view))
+
+
+def _read_call(item: Field, known: frozenset[str]) -> Call:
+    sample = item.get("sample")
+    return Call(
+        item.get("timestep").number(),
+        None if sample.value is None else sample.name(known, "tensor"),
+        item.get("noise_pred").name(known, "tensor"),
+    )
+
+
+def _read_interface(item: Field, inputs: frozenset[str]) -> Interface:
+    guidance = item.get("guidance")
+    order = None if guidance.value is None else guidance.texts()
+    if order is not None and sorted(order) != ["cond", "uncond"]:
+        raise guidance.error(f"the order of guidance is uncond, cond or the reverse, not {order}")
+    return Interface(
+        sample=item.get("sample").text(),
+        timestep=item.get("timestep").text(),
+        conditions=tuple(name.name(inputs, "program input") for name in item.get("conditions").items()),
+        latents=item.get("latents").name(inputs, "program input"),
+        draws=tuple(name.name(inputs, "program input") for name in item.get("draws").items()),
+        guidance=None if order is None else (order[0], order[1]),
+    )
+
+
+def _plain(item: Field, name: str) -> None:
+    if not name or name.startswith(".") or any(character in name for character in "/\\:\0"):
+        raise item.error(f"{name!r} is not a plain file name: files lie in the bundle itself")
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def checksum(document: Json) -> str:
+    """What a plan's ``checksum`` must be; the document is given without it."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,216 @@
+"""Any linear diffusers scheduler as a table of coefficients.
+
+With clipping and thresholding off, a scheduler's next sample is a linear combination of the samples, the
+noise predictions and the noise drawn so far. Its coefficients come from the real scheduler object: every
+sample, noise prediction and noise draw gets its own basis vector, and the vector that ``step`` returns is the
+row of the table. So no scheduler is reimplemented, and a compiled plan holds no scheduler code. The table is
+then compared with the real scheduler on random tensors, which also finds what isn't linear.
+
+Most rows are short. Schedulers that hold a corrected sample inside (UniPC, SA-Solver) give rows that reach
+back to the first call: right, but not small.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dipgo_compile.errors import DipgoError, ScheduleError
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["sample", "noise_pred", "noise"]
+NONLINEAR_OPTIONS = ("clip_sample", "thresholding")
+DRAWS_PER_CALL = 2  # room in the basis; no known scheduler draws noise more than once a call
+# Some schedulers compute in float32 whatever they are given: a few roundings of 6e-8, relative to the terms.
+# A clipped or thresholded sample is off by more than 1e-2.
+TOLERANCE = 1e-5
+WAY_OUT = "keep this scheduler on the host: load the bundle and call Runtime.as_unet in your own loop"
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleTerm:
+    """``coefficient`` times a tensor.
+
+    ``index`` is the call for the ``sample`` it starts from (unscaled) and its ``noise_pred``. Draws of
+    ``noise`` are numbered in the order in which the scheduler draws them from its generator.
+    """
+
+    kind: Kind
+    index: int
+    coefficient: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleStep:
+    """One denoiser call: it reads ``input_scale * sample``, and the next sample is the sum of ``terms``."""
+
+    timestep: float
+    input_scale: float
+    terms: tuple[ScheduleTerm, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A denoising loop's arithmetic. The first sample is ``init_noise_sigma`` times unit normal noise.
+
+    ``noise_draws`` counts all draws, also those that no term reads: they advance the generator all the same.
+    Coefficients are float64, but only float32-accurate where the scheduler itself computes in float32.
+    """
+
+    class_name: str
+    num_inference_steps: int
+    init_noise_sigma: float
+    noise_draws: int
+    steps: tuple[ScheduleStep, ...]
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """One per denoiser call."""
+        return tuple(step.timestep for step in self.steps)
+
+
+def probe(class_name: str, config: Mapping[str, Any], num_inference_steps: int) -> Schedule:
+    """The table of a diffusers scheduler.
+
+    Not thread-safe: it replaces the scheduler's source of noise for a moment.
+    Raises ScheduleError, naming the option that isn't linear where it is a known one.
+    """
+    scheduler = _fresh(class_name, config, num_inference_steps)
+    for option in NONLINEAR_OPTIONS:
+        if scheduler.config.get(option, False):
+            raise ScheduleError(
+                f"{class_name} with {option}=True is not a linear update",
+                where=f"scheduler config: {option}",
+                mend=f"set {option} to false in the scheduler's config if the model allows it, or {WAY_OUT}",
+            )
+    try:
+        schedule = _table(scheduler, class_name, num_inference_steps)
+        distance = _disagreement(schedule, _fresh(class_name, config, num_inference_steps))
+    except (
+        Exception
+    ) as error:  # a scheduler's own failures: missing packages, other signatures, learned variances
+        raise _not_linear(class_name, f"{type(error).__name__}: {error}") from error
+    if not distance <= TOLERANCE:  # NaN is a disagreement, too
+        raise _not_linear(class_name, f"a linear table is off by {distance:.1e}, more than {TOLERANCE:.0e}")
+    return schedule
+
+
+def _fresh(class_name: str, config: Mapping[str, Any], num_inference_steps: int) -> Any:
+    from dipgo_compile.models.source import make_scheduler
+
+    if num_inference_steps < 1:
+        raise ScheduleError(f"{num_inference_steps} inference steps: at least one is needed")
+    try:
+        scheduler = make_scheduler(class_name, config)
+        scheduler.set_timesteps(num_inference_steps)
+    except DipgoError:
+        raise
+    except Exception as error:  # each scheduler has its own conditions, and raises what it likes
+        reason = str(error).strip() or type(error).__name__
+        raise ScheduleError(
+            f"{class_name} refuses {num_inference_steps} steps with this config: {reason}",
+            mend=f"correct the scheduler's config, or {WAY_OUT}",
+        ) from error
+    return scheduler
+
+
+def _table(scheduler: Any, class_name: str, num_inference_steps: int) -> Schedule:
+    import torch
+
+    timesteps = list(scheduler.timesteps)
+    calls = len(timesteps)
+    sizes: dict[Kind, int] = {"sample": calls, "noise_pred": calls, "noise": DRAWS_PER_CALL * calls}
+    names = [(kind, index) for kind, size in sizes.items() for index in range(size)]
+    # Four dimensions, because some schedulers contract over a batch and channels (UniPC).
+    basis = torch.eye(len(names), dtype=torch.float64).reshape(len(names), 1, 1, 1, len(names))
+    draws = 0
+
+    def draw(*_: Any, **__: Any) -> torch.Tensor:
+        nonlocal draws
+        draws += 1
+        return basis[2 * calls + draws - 1].clone()
+
+    steps = []
+    with _noise_from(type(scheduler), draw):
+        for call, timestep in enumerate(timesteps):
+            scale = _scale_input(scheduler, torch.ones(1, 1, 1, 1, dtype=torch.float64), timestep).item()
+            row = _step(scheduler, basis[calls + call], timestep, basis[call])
+            terms = tuple(
+                ScheduleTerm(kind, index, coefficient)
+                for (kind, index), coefficient in zip(names, row.flatten().tolist(), strict=True)
+                if coefficient
+            )
+            steps.append(ScheduleStep(float(timestep), scale, terms))
+    sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))  # flow matching starts from unit noise
+    return Schedule(class_name, num_inference_steps, sigma, draws, tuple(steps))
+
+
+def _disagreement(schedule: Schedule, scheduler: Any) -> float:
+    """The largest difference between table and scheduler on random tensors, relative to the terms' size."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*_: Any, **__: Any) -> torch.Tensor:
+        return torch.randn(1, 1, 2, 8, generator=generator, dtype=torch.float64)
+
+    tensors: dict[Kind, list[torch.Tensor]] = {"sample": [], "noise_pred": [], "noise": []}
+
+    def draw(*_: Any, **__: Any) -> torch.Tensor:
+        tensors["noise"].append(normal())
+        return tensors["noise"][-1].clone()
+
+    distances = []
+    sample = schedule.init_noise_sigma * normal()
+    with _noise_from(type(scheduler), draw):
+        for step, timestep in zip(schedule.steps, scheduler.timesteps, strict=True):
+            tensors["sample"].append(sample)
+            tensors["noise_pred"].append(normal())
+            _scale_input(scheduler, sample, timestep)
+            sample = _step(scheduler, tensors["noise_pred"][-1], timestep, sample)
+            parts = [term.coefficient * tensors[term.kind][term.index] for term in step.terms]
+            expected = torch.stack(parts).sum(0)
+            size = torch.stack(parts).abs().sum(0).max()
+            distances.append(float((sample - expected).abs().max() / size))
+    return math.nan if any(map(math.isnan, distances)) else max(distances)
+
+
+def _scale_input(scheduler: Any, sample: torch.Tensor, timestep: Any) -> torch.Tensor:
+    """What the denoiser reads. Flow-matching schedulers don't scale it and have no such method."""
+    scale = getattr(scheduler, "scale_model_input", None)
+    scaled: torch.Tensor = sample if scale is None else scale(sample.clone(), timestep)
+    return scaled
+
+
+def _step(scheduler: Any, noise_pred: torch.Tensor, timestep: Any, sample: torch.Tensor) -> torch.Tensor:
+    """The next sample. The scheduler gets copies: some keep their arguments, some write into them."""
+    advanced: torch.Tensor = scheduler.step(noise_pred.clone(), timestep, sample.clone(), return_dict=False)[
+        0
+    ]
+    return advanced
+
+
+@contextmanager
+def _noise_from(scheduler_class: type, draw: Callable[..., Any]) -> Iterator[None]:
+    """Within, the scheduler's modules draw their noise from ``draw`` instead of a random generator."""
+    modules = {sys.modules[cls.__module__] for cls in scheduler_class.__mro__}
+    saved = {
+        module: module.__dict__["randn_tensor"] for module in modules if "randn_tensor" in module.__dict__
+    }
+    try:
+        for module in saved:
+            module.__dict__["randn_tensor"] = draw
+        yield
+    finally:
+        for module, original in saved.items():
+            module.__dict__["randn_tensor"] = original
+
+
+def _not_linear(class_name: str, reason: str) -> ScheduleError:
+    return ScheduleError(f"{class_name} does not give a table of coefficients: {reason}", mend=WAY_OUT)

@@ -1,0 +1,91 @@
+"""From a scheduler's short name to its diffusers class and configuration, for a model."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from dipgo_compile.errors import ScheduleError
+from dipgo_compile.schedule import NONLINEAR_OPTIONS
+
+PNDM = "PNDMScheduler"
+SCHEDULER_ALIASES: dict[str, str] = {
+    "ddim": "DDIMScheduler",
+    "pndm": PNDM,
+    "plms": PNDM,
+    "dpm": "DPMSolverMultistepScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "deis": "DEISMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "lcm": "LCMScheduler",
+    "ddpm": "DDPMScheduler",
+}
+
+
+class ScheduledModel(Protocol):
+    """What is asked of a model (``dipgo_compile.models.source.Model`` is one)."""
+
+    @property
+    def scheduler_class(self) -> str: ...
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]: ...
+
+
+def resolve_scheduler(name: str | None, model: ScheduledModel) -> tuple[str, dict[str, Any]]:
+    """A scheduler's class name and its whole configuration, without diffusers' private keys.
+
+    ``name``: a short name, a diffusers class name, or None for the model's own. The model's own class keeps
+    its configuration; another class takes over what it knows of it, as ``from_config`` does. What the model
+    says is never changed: an option that isn't linear is then refused by ``probe``. Where it says nothing,
+    clipping and thresholding are off, as they must be for latents, and PNDM starts without Runge-Kutta steps,
+    as Stable Diffusion uses it. Raises ScheduleError for an unknown name.
+    """
+    from dipgo_compile.models.source import make_scheduler
+
+    class_name = model.scheduler_class if name is None else _class_name(name)
+    given = dict(model.scheduler_config)
+    if class_name != model.scheduler_class:
+        stated = given.keys() - set(given.get("_use_default_values", ()))
+        defaults: dict[str, Any] = dict.fromkeys(NONLINEAR_OPTIONS, False)
+        if class_name == PNDM:
+            defaults["skip_prk_steps"] = True
+        known = _options(class_name)
+        given = {option: given[option] for option in stated & known}
+        given |= {option: defaults[option] for option in defaults.keys() & known - stated}
+    config = make_scheduler(class_name, given).config
+    return class_name, {
+        option: value
+        for option, value in config.items()
+        if not option.startswith("_") and not _infinite(value)
+    }
+
+
+def _class_name(name: str) -> str:
+    import diffusers
+
+    class_name = SCHEDULER_ALIASES.get(name.lower(), name)
+    if class_name.endswith("Scheduler") and hasattr(diffusers, class_name):
+        return class_name
+    close = difflib.get_close_matches(name, [*SCHEDULER_ALIASES, *SCHEDULER_ALIASES.values()], n=1)
+    raise ScheduleError(
+        f"unknown scheduler {name!r}",
+        available=SCHEDULER_ALIASES,
+        mend=f"did you mean {close[0]!r}?" if close else "use one of these, or the name of a diffusers class",
+    )
+
+
+def _options(class_name: str) -> set[str]:
+    import diffusers
+
+    return set(inspect.signature(getattr(diffusers, class_name).__init__).parameters)
+
+
+def _infinite(value: object) -> bool:
+    """JSON has no infinities. Schedulers use them as defaults only, so they can be left out."""
+    return isinstance(value, float) and math.isinf(value)

@@ -1,0 +1,147 @@
+"""Checks of a program and of a memory plan.
+
+Written apart from the passes and from the planner, and sharing no code with them: a mistake there should not
+hide one here. The runtime runs the same checks on every bundle it opens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from dipgo_compile.errors import CompileError
+from dipgo_compile.program import Combine, MemoryPlan, Program, Run, TensorSpec, Term
+
+
+def verify_program(program: Program) -> None:
+    """Raise CompileError unless the program is well formed.
+
+    1. Every value is defined once, before it is read, and has a spec; constants match theirs.
+    2. Every run fits its engine.
+    3. Views lie inside their values, and a combination's terms have one shape that its output repeats.
+    4. A call's sample and noise prediction exist; the noise prediction is there when the call ends.
+    """
+    engines = {engine.name: engine for engine in program.engines}
+    if len(engines) != len(program.engines):
+        raise CompileError("two engines have one name")
+    defined = {*program.inputs, *program.constants}
+    for name, data in program.constants.items():
+        spec = program.specs.get(name)
+        if spec is None or (spec.dtype, spec.shape) != (data.dtype.name, data.shape):
+            raise CompileError(
+                f"the constant {name!r} is {data.dtype.name}{data.shape}, its spec says {spec}"
+            )
+    call_of: dict[str, int] = {}
+    for index, instruction in enumerate(program.instructions):
+        where = f"instruction {index}"
+        if isinstance(instruction, Run):
+            engine = engines.get(instruction.engine)
+            if engine is None:
+                raise CompileError(f"no engine {instruction.engine!r}", where=where, available=engines)
+            if (len(instruction.inputs), len(instruction.outputs)) != (
+                len(engine.inputs),
+                len(engine.outputs),
+            ):
+                raise CompileError(f"the run does not fit the engine {engine.name!r}", where=where)
+            if not 0 <= instruction.call < len(program.calls):
+                raise CompileError(f"there is no call {instruction.call}", where=where)
+            read, written = (
+                set(instruction.inputs),
+                [name for name in instruction.outputs if name is not None],
+            )
+            call_of |= dict.fromkeys(written, instruction.call)
+        else:
+            read, written = {term.value for term in instruction.terms}, [instruction.output]
+        for name in sorted(read - defined):
+            raise CompileError(f"{name!r} is read before it is defined", where=where)
+        for name in written:
+            if name in defined:
+                raise CompileError(f"{name!r} is defined twice", where=where)
+            if name not in program.specs:
+                raise CompileError(f"{name!r} has no spec", where=where)
+            defined.add(name)
+        if isinstance(instruction, Combine):
+            _verify_combine(instruction, program.specs, where)
+    for name in (*program.inputs, program.output):
+        if name not in defined or name not in program.specs:
+            raise CompileError(f"the program's input or output {name!r} is not defined")
+    for index, call in enumerate(program.calls):
+        if call_of.get(call.noise_pred, len(program.calls)) > index:
+            raise CompileError(
+                f"the noise prediction {call.noise_pred!r} of call {index} is not computed by then"
+            )
+        if call.sample is not None and call.sample not in defined:
+            raise CompileError(f"the sample {call.sample!r} of call {index} is not defined")
+
+
+def verify_memory(program: Program, memory: MemoryPlan) -> None:
+    """Raise CompileError unless every value has room of its own for as long as it is needed."""
+    needed = {name: [0, 0] for name in program.inputs}
+    for index, instruction in enumerate(program.instructions):
+        if isinstance(instruction, Run):
+            read, written = (
+                instruction.inputs,
+                tuple(name for name in instruction.outputs if name is not None),
+            )
+        else:
+            read, written = tuple(term.value for term in instruction.terms), (instruction.output,)
+        for name in written:
+            needed[name] = [index, index]
+        for name in read:
+            if name not in program.constants:
+                needed[name][1] = index
+    needed[program.output][1] = len(program.instructions)
+    if needed.keys() != memory.allocations.keys():
+        odd = sorted(needed.keys() ^ memory.allocations.keys())
+        raise CompileError(f"values without a place, or places without a value: {', '.join(odd[:5])}")
+    for name, (first, last) in needed.items():
+        place = memory.allocations[name]
+        if place.nbytes != program.specs[name].nbytes:
+            raise CompileError(
+                f"{name!r} has {place.nbytes} bytes of room and needs {program.specs[name].nbytes}"
+            )
+        if place.offset < 0 or place.offset % 64 or place.offset + place.nbytes > memory.arena_bytes:
+            raise CompileError(f"{name!r} lies outside the arena, or unaligned, at {place.offset}")
+        if (place.first, place.last) != (first, last):
+            raise CompileError(
+                f"{name!r} is needed from {first} to {last}, planned from {place.first} to {place.last}"
+            )
+    _verify_disjoint(memory)
+
+
+def _verify_disjoint(memory: MemoryPlan) -> None:
+    """No two values that are alive at the same instruction share a byte."""
+    opening = sorted(memory.allocations.items(), key=lambda item: item[1].first)
+    alive: list[str] = []
+    for name, place in opening:
+        alive = [other for other in alive if memory.allocations[other].last >= place.first]
+        for other in alive:
+            theirs = memory.allocations[other]
+            if place.offset < theirs.offset + theirs.nbytes and theirs.offset < place.offset + place.nbytes:
+                raise CompileError(f"{name!r} and {other!r} are alive together and overlap in the arena")
+        alive.append(name)
+
+
+def _verify_combine(combine: Combine, specs: Mapping[str, TensorSpec], where: str) -> None:
+    output = specs[combine.output]
+    shapes = {_view_shape(term, specs[term.value], where) for term in combine.terms}
+    dtypes = {specs[term.value].dtype for term in combine.terms} | {output.dtype}
+    if len(shapes) != 1 or len(dtypes) != 1:
+        raise CompileError(f"the terms of {combine.output!r} differ in shape or dtype", where=where)
+    shape = shapes.pop()
+    if shape[1:] != output.shape[1:] or output.shape[0] % shape[0]:
+        raise CompileError(
+            f"terms of shape {shape} cannot fill {combine.output!r} {output.shape}", where=where
+        )
+    for term in combine.terms:
+        if not (math.isfinite(term.coefficient.constant) and math.isfinite(term.coefficient.guidance)):
+            raise CompileError(f"a coefficient of {combine.output!r} is not finite", where=where)
+
+
+def _view_shape(term: Term, spec: TensorSpec, where: str) -> tuple[int, ...]:
+    shape = list(spec.shape)
+    for part in term.view:
+        if not (0 <= part.axis < len(shape) and 0 <= part.start < part.stop <= shape[part.axis]):
+            raise CompileError(f"the view {part} lies outside {term.value!r} {spec.shape}", where=where)
+        shape[part.axis] = part.stop - part.start
+    return tuple(shape)
