@@ -1,0 +1,25 @@
+"""The topology of a real denoiser, read off its exported graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dipgo_compile.models.source import Model
+from dipgo_trainer.cascade import Topology
+
+
+def topology_of(model: Model, blocks: Sequence[str]) -> Topology:
+    """Blocks in execution order, with the readers of each and its MACs. Raises ModelError, GraphError."""
+    from dipgo_compile.export import export
+    from dipgo_compile.macs import count_macs
+    from dipgo_compile.partition import partition
+
+    geometry = model.geometry(1)
+    graph = partition(export(model, geometry), blocks, model.inputs(geometry))
+    macs = count_macs(model, geometry, blocks)
+    return Topology(
+        blocks=tuple(blocks),
+        consumers=graph.consumers(),
+        macs=tuple(macs.by_scope[block] for block in blocks),
+        glue_macs=macs.glue,
+    )
