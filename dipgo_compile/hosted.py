@@ -108,24 +108,25 @@ class HostedDenoiser:
         raise InputError(
             f"call {expected} of {len(calls)} has timestep {calls[expected].timestep:g} in the plan; "
             f"the pipeline asks for {timestep:g}",
-            mend=f"use {schedule.get('class')} with {schedule.get('num_inference_steps')} steps, as compiled, or "
-            "build a bundle for this schedule",
+            mend=f"use {schedule.get('class')} with {schedule.get('num_inference_steps')} steps as compiled, "
+            "or build a bundle for this schedule",
         )
 
     def _check_batch(self, shape: tuple[int, ...]) -> None:
         calls, specs = self._plan.program.calls, self._plan.program.specs
         compiled = specs[calls[0].noise_pred].shape[0]
-        if shape and shape[0] == compiled:
+        batch = shape[0] if shape else 0
+        if batch == compiled:
             return
         guided = self._plan.interface.guidance is not None
-        if guided and shape[:1] == (compiled // 2,):
+        if guided and 2 * batch == compiled:
             mend = "the bundle was built with guidance: call the pipeline with guidance_scale > 1"
-        elif not guided and shape[:1] == (2 * compiled,):
+        elif not guided and batch == 2 * compiled:
             mend = "the bundle was built without guidance: call the pipeline with guidance_scale=1"
         else:
             mend = "generate that many images at a time, or build a bundle for this batch"
         raise InputError(
-            f"the pipeline sends a batch of {shape[:1]}, the plan was compiled for {compiled}", mend=mend
+            f"the pipeline sends a batch of {batch}, the plan was compiled for {compiled}", mend=mend
         )
 
 
