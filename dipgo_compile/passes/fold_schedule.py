@@ -59,9 +59,10 @@ def _same_shape(program: Program, inner: Combine) -> bool:
 
 
 def _collect(terms: list[Term]) -> tuple[Term, ...]:
-    """Like terms added up."""
+    """Like terms added up; those that cancel out dropped, unless none is left."""
     total: dict[tuple[str, tuple[Slice, ...]], Coefficient] = {}
     for term in terms:
         key = (term.value, term.view)
         total[key] = total.get(key, Coefficient(0.0)) + term.coefficient
-    return tuple(Term(value, coefficient, view) for (value, view), coefficient in total.items())
+    sums = tuple(Term(value, coefficient, view) for (value, view), coefficient in total.items())
+    return tuple(term for term in sums if term.coefficient != Coefficient(0.0)) or sums[:1]

@@ -27,7 +27,7 @@ class FoldTimestep(Pass):
         self._model, self._timestep = model, timestep
 
     def __call__(self, program: Program) -> PassResult:
-        early = early_tensors(self._model.graph, self._timestep)
+        early = early_tensors(self._model.graph, self._timestep) - _constant_inputs(program)
         engines = {engine.name: self._without(engine, early) for engine in program.engines}
         wanted = tuple(
             dict.fromkeys(
@@ -78,6 +78,14 @@ class FoldTimestep(Pass):
     def _table(self, program: Program, step: float, wanted: tuple[str, ...]) -> Mapping[str, Array]:
         timestep = program.constants[f"{self._timestep}@t{step:.10g}"]
         return dict(zip(wanted, evaluate(self._model, {self._timestep: timestep}, wanted), strict=True))
+
+
+def _constant_inputs(program: Program) -> set[str]:
+    """The tensors that engines read as constants already."""
+    inputs = {engine.name: engine.inputs for engine in program.engines}
+    read = ((inputs[run.engine], run.inputs) for run in program.runs())
+    pairs = (pair for tensors, values in read for pair in zip(tensors, values, strict=True))
+    return {tensor for tensor, value in pairs if value in program.constants}
 
 
 def early_tensors(graph: ir.Graph, timestep: str) -> set[str]:

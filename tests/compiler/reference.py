@@ -1,0 +1,87 @@
+"""The compiled plan against the oracle: the SuperNet in PyTorch with the real scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from conftest import Exported
+
+from dipgo_compile.build import BuildOptions, check, compile_plan, write
+from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
+from dipgo_compile.models.source import Model, example_inputs
+from dipgo_compile.runtime import Runtime
+from dipgo_compile.schedule import probe
+from dipgo_trainer.chain import reference_chain
+
+# The plan and PyTorch round differently in float32 (1e-6 a call) and the chain carries it on: a factor of 100 of
+# room. A block that reads a wrong version of a tensor is off by 1e-2 and more.
+LATENTS_TOLERANCE = 1e-3  # relative L2
+NOISE_TOLERANCE = 1e-3  # absolute, on noise predictions of unit size
+GUIDANCE_SCALE = 3.0
+
+SCHEDULERS = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1}),
+    "dpm": ("DPMSolverMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def make_mask(model: Model, blocks: Sequence[str], scheduler: str, steps: int, rows) -> Mask:
+    """A mask whose rows ``rows(calls)`` gives; the first is made whole."""
+    class_name, config = SCHEDULERS[scheduler]
+    config = {**BETAS, **config}
+    timesteps = probe(class_name, config, steps).timesteps
+    first, *rest = rows(len(timesteps))
+    return Mask(
+        ModelRef(model.source, model.class_name, model.config_sha256),
+        SchedulerRef(class_name, config, steps, timesteps),
+        tuple(blocks),
+        (tuple(True for _ in first), *(tuple(row) for row in rest)),
+        provenance={"blocks": "|".join(block.replace(".", r"\.") for block in blocks)},
+    )
+
+
+def assert_parity(exported: Exported, mask: Mask, options: BuildOptions, path: Path, seed: int) -> None:
+    """Whole loop and call by call, on random noise and conditions."""
+    model = exported.model
+    plan = compile_plan(model, exported.geometry, exported.onnx, mask, check(mask, model), options)
+    write(path, plan, exported.onnx, mask)
+    inputs = example_inputs(model.inputs(exported.geometry), seed)
+    conditions = {name: inputs[name] for name in plan.interface.conditions}
+    noise = inputs[plan.interface.sample][: options.images]
+    trace = reference_chain(model, mask, noise, conditions, GUIDANCE_SCALE)
+    with Runtime.load(path, threads=1, verify=False) as runtime:
+        final = runtime.denoise(noise, guidance_scale=GUIDANCE_SCALE, **conditions)
+        hosted = host_chain(runtime, model, trace, noise, conditions)
+    expected = trace.final.numpy()
+    assert np.linalg.norm(final - expected) <= LATENTS_TOLERANCE * np.linalg.norm(expected)
+    for ours, theirs in zip(hosted, trace.noise_pred, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=NOISE_TOLERANCE)
+
+
+def host_chain(runtime: Runtime, model: Model, trace, noise, conditions) -> list[np.ndarray]:
+    """Every call's noise prediction, the samples coming from the reference."""
+    plan, session = runtime.plan, runtime.session()
+    steps = probe_of(plan)
+    samples = [noise * steps.init_noise_sigma, *trace.latents[:-1]]
+    return [
+        session.run_call(call, torch.cat([sample, sample]) * step.input_scale, conditions)
+        for call, (sample, step) in enumerate(zip(samples, steps.steps, strict=True))
+    ]
+
+
+def probe_of(plan):
+    class_name, config = next(
+        (name, config) for name, config in SCHEDULERS.values() if name == plan.schedule["class"]
+    )
+    return probe(class_name, {**BETAS, **config}, plan.schedule["num_inference_steps"])
+
+
+def options(**changes) -> BuildOptions:
+    return replace(BuildOptions(), **changes)
