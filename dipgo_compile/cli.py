@@ -88,7 +88,9 @@ def as_failure(error: BaseException) -> Failure | None:
         case ImportError(name=str(name)):
             return missing_package(name.partition(".")[0])
         case OSError(filename=str(path), strerror=str(reason)):
-            return Failure(str(DipgoError(reason, where=path, mend="check the path, its rights and free space")), 1)
+            return Failure(
+                str(DipgoError(reason, where=path, mend="check the path, its rights and free space")), 1
+            )
     return None
 
 
@@ -106,7 +108,9 @@ def missing_package(package: str) -> Failure | None:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dipgo-compile")
-@click.option("--debug", is_flag=True, envvar=DEBUG, help=f"Show where an error comes from (or set {DEBUG}=1).")
+@click.option(
+    "--debug", is_flag=True, envvar=DEBUG, help=f"Show where an error comes from (or set {DEBUG}=1)."
+)
 def main(debug: bool) -> None:
     """Make diffusion models fast that DiP-GO has pruned.
 

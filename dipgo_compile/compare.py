@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dipgo_compile.bundle import MASK
@@ -107,14 +108,14 @@ def max_abs_diff(actual: Array, expected: Array) -> float:
     """The largest absolute difference; NaN where either has one, infinity for different shapes."""
     if actual.shape != expected.shape:
         return math.inf
-    return float(np.max(np.abs(actual.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
+    return float(np.max(np.abs(_difference(actual, expected)), initial=0.0))
 
 
 def relative_l2(actual: Array, expected: Array) -> float:
     """``|actual - expected| / |expected|``; NaN where either has one, infinity for different shapes."""
     if actual.shape != expected.shape:
         return math.inf
-    distance = float(np.linalg.norm(actual.astype(np.float64) - expected.astype(np.float64)))
+    distance = float(np.linalg.norm(_difference(actual, expected)))
     size = float(np.linalg.norm(expected.astype(np.float64)))
     if size == 0.0:
         return math.inf if distance else 0.0
@@ -140,9 +141,8 @@ def compare(
     from dipgo_trainer.chain import denoise, drawn, scheduler_of
     from dipgo_trainer.supernet import SuperNet
 
-    mask = Mask.load(Path(path) / MASK)
     with Runtime.load(path, threads=threads) as runtime:
-        plan = runtime.plan
+        plan, mask = runtime.plan, Mask.load(Path(path) / MASK)
         model = _load_reference(plan, source or plan.model["source"])
         scale = None if plan.interface.guidance is None else guidance_scale
         inputs = example_inputs(plan, seed)
@@ -164,8 +164,14 @@ def compare(
 
         conditions = {name: torch.from_numpy(value) for name, value in inputs.conditions.items()}
         noise = _all_draws(mask, plan, inputs)
-        with torch.no_grad(), SuperNet(model.denoiser, mask.blocks, mask.reuse) as net, drawn(scheduler, noise):
-            reference = denoise(model, scheduler, predict, torch.from_numpy(inputs.latents), conditions, scale)
+        with (
+            torch.no_grad(),
+            SuperNet(model.denoiser, mask.blocks, mask.reuse) as net,
+            drawn(scheduler, noise),
+        ):
+            reference = denoise(
+                model, scheduler, predict, torch.from_numpy(inputs.latents), conditions, scale
+            )
         actual = runtime.denoise(
             inputs.latents, guidance_scale=scale, draws=inputs.draws, **inputs.conditions
         )
@@ -189,6 +195,11 @@ def default_tolerance(precision: str) -> Tolerance:
         raise InputError(
             f"there is no default tolerance for {precision}", available=TOLERANCES, mend="state one"
         ) from None
+
+
+def _difference(actual: Array, expected: Array) -> npt.NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, which fails every comparison: as it should
+        return actual.astype(np.float64) - expected.astype(np.float64)
 
 
 def _load_reference(plan: Plan, source: str) -> Model:
@@ -218,7 +229,9 @@ def _encode(plan: Plan, model: Model, prompt: str) -> dict[str, Array]:
 
     pipeline = load_pipeline(model.source)
     if getattr(pipeline, "text_encoder", None) is None:
-        raise InputError(f"{model.source} has no text encoder", mend="leave the prompt out: conditions are then random")
+        raise InputError(
+            f"{model.source} has no text encoder", mend="leave the prompt out: conditions are then random"
+        )
     halves = text_conditions(model, pipeline, [prompt])(0)
     images = plan.program.specs[plan.interface.latents].shape[0]
     order = plan.interface.guidance or ("cond",)

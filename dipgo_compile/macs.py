@@ -32,6 +32,15 @@ class Macs:
         """What lies in none of the scopes, given that no scope lies inside another."""
         return self.total - sum(self.by_scope.values())
 
+    def of_call(self, kept: Iterable[str]) -> int:
+        """MACs of a call that computes the ``kept`` scopes.
+
+        It costs them and the glue around them (time embedding, first and last convolution). A call that keeps
+        nothing costs nothing, because its noise prediction is the one before.
+        """
+        costs = [self.by_scope[scope] for scope in kept]
+        return sum(costs) + self.glue if costs else 0
+
 
 def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str]) -> Macs:
     """MACs of one denoiser call for one sample: ``geometry``'s batch is taken as 1.

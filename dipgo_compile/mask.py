@@ -192,14 +192,8 @@ class Mask:
         return tuple(sum(row) / len(self.blocks) for row in self.keep)
 
     def kept_macs(self, macs: Macs) -> int:
-        """Multiply-accumulates of all calls, per denoiser sample.
-
-        A call costs its kept blocks and the glue around them (time embedding, first and last convolution); a
-        call that keeps nothing costs nothing, because its noise prediction is the one before.
-        """
-        costs = tuple(macs.by_scope[block] for block in self.blocks)
-        glue = macs.total - sum(costs)
-        return sum(glue + sum(compress(costs, row)) for row in self.keep if any(row))
+        """Multiply-accumulates of all calls, per denoiser sample: see ``Macs.of_call``."""
+        return sum(macs.of_call(compress(self.blocks, row)) for row in self.keep)
 
     def macs_ratio(self, macs: Macs) -> float:
         """Kept MACs over the MACs of the unpruned calls; its inverse is the ideal speedup."""

@@ -146,16 +146,24 @@ def check_complete(
             _refuse_missing(blocks, whole, f"the granularity {granularity!r}")
 
 
-def matching_scopes(pattern: str, scopes: Iterable[str]) -> tuple[str, ...]:
-    """The scopes that a regular expression matches whole. Raises MaskError for a malformed expression."""
+def matching_scopes(pattern: str, scopes: Sequence[str]) -> tuple[str, ...]:
+    """The scopes that a regular expression matches whole, at least one. Raises MaskError."""
     try:
-        return tuple(scope for scope in scopes if re.fullmatch(pattern, scope))
+        matched = tuple(scope for scope in scopes if re.fullmatch(pattern, scope))
     except re.error as error:
         raise MaskError(
             f"{pattern!r} is not a regular expression: {error}",
             where="blocks",
-            available=("block", "layer", "a regular expression"),
+            mend="put a backslash before what is meant literally",
         ) from error
+    if not matched:
+        raise MaskError(
+            f"no module scope matches {pattern!r} whole",
+            where="blocks",
+            available=tuple(scopes)[:20],
+            mend="match full scope names, such as 'transformer_blocks.7.ff'",
+        )
+    return matched
 
 
 def _refuse_missing(blocks: tuple[str, ...], whole: tuple[str, ...], kind: str) -> None:

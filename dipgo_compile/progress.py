@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
@@ -17,7 +18,7 @@ class Steps:
     def __init__(self) -> None:
         self._name: str | None = None
         self._since = 0.0
-        self._live = click.get_text_stream("stderr").isatty()
+        self._live = sys.stderr.isatty()
 
     def __call__(self, name: str) -> None:
         self._finish()

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from dipgo_compile.errors import ScheduleError
-from dipgo_compile.schedule import NONLINEAR_OPTIONS
+from dipgo_compile.mask import SchedulerRef
+from dipgo_compile.schedule import NONLINEAR_OPTIONS, probe
 
 PNDM = "PNDMScheduler"
 SCHEDULER_ALIASES: dict[str, str] = {
@@ -64,6 +65,13 @@ def resolve_scheduler(name: str | None, model: ScheduledModel) -> tuple[str, dic
         for option, value in config.items()
         if not option.startswith("_") and not _infinite(value)
     }
+
+
+def scheduler_ref(name: str | None, model: ScheduledModel, num_inference_steps: int) -> SchedulerRef:
+    """The schedule as a mask records it. Raises ScheduleError, also for a scheduler that isn't linear."""
+    class_name, config = resolve_scheduler(name, model)
+    schedule = probe(class_name, config, num_inference_steps)
+    return SchedulerRef(class_name, config, num_inference_steps, schedule.timesteps)
 
 
 def _class_name(name: str) -> str:

@@ -15,23 +15,51 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--mask", type=click.Path(path_type=Path), required=True, help="The mask file; it names its model.")
+@click.option(
+    "--mask", type=click.Path(path_type=Path), required=True, help="The mask file; it names its model."
+)
 @click.option("--model", help="Compile for this model instead: a directory, a hub id or random:NAME.")
-@click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="The bundle to write.  [default: the mask's name with .dipgo, in the working directory]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The bundle to write.  [default: the mask's name with .dipgo, in the working directory]",
+)
 @click.option("--target", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--precision", default="fp32", show_default=True, help="Precision of weights and arithmetic.")
-@click.option("--batch", metavar="IMAGES", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Images denoised together.")
+@click.option(
+    "--batch",
+    metavar="IMAGES",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Images denoised together.",
+)
 @click.option("--height", type=int, help="Image height in pixels.  [default: the model's]")
 @click.option("--width", type=int, help="Image width in pixels.  [default: the model's]")
-@click.option("--guidance/--no-guidance", default=True, show_default=True,
-              help="Classifier-free guidance: twice the work; its scale is chosen when an image is made.")
-@click.option("--fuse", type=click.Choice(["auto", "none"]), default="auto", show_default=True,
-              help="auto: few engines of many blocks. none: one engine a block, for looking at results inside.")
-@click.option("--disable-pass", "disabled", metavar="NAME", multiple=True,
-              help="Leave out a compiler pass, for bisecting. Can be given more than once.")
-@click.option("--json", "json_file", type=click.File("w", lazy=True), help="Write the summary as JSON; - is stdout.")
+@click.option(
+    "--guidance/--no-guidance",
+    default=True,
+    show_default=True,
+    help="Classifier-free guidance: twice the work; its scale is chosen when an image is made.",
+)
+@click.option(
+    "--fuse",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    show_default=True,
+    help="auto: few engines of many blocks. none: one engine a block, for looking at results inside.",
+)
+@click.option(
+    "--disable-pass",
+    "disabled",
+    metavar="NAME",
+    multiple=True,
+    help="Leave out a compiler pass, for bisecting. Can be given more than once.",
+)
+@click.option(
+    "--json", "json_file", type=click.File("w", lazy=True), help="Write the summary as JSON; - is stdout."
+)
 def build(
     mask: Path,
     model: str | None,
@@ -48,6 +76,7 @@ def build(
     """
     from dipgo_compile.mask import Mask
 
+    loaded = Mask.load(mask)
     with Steps() as steps:
         steps("import the compiler")
         from dipgo_compile.build import BuildOptions
@@ -64,7 +93,7 @@ def build(
             **({"max_engines": 0} if fuse == "none" else {}),
         )
         report = compile_mask(
-            Mask.load(mask),
+            loaded,
             source=model,
             output=output or Path(f"{mask.stem}.dipgo"),
             options=chosen,
@@ -98,13 +127,18 @@ def as_text(facts: dict[str, Any]) -> str:
     calls, macs = facts["calls"], facts["macs"]
     kept = macs["kept"] / macs["dense"]
     rows = (
-        ("calls", f"{calls['run']} of {calls['total']} run the denoiser, in {facts['engines']} engines"),
+        ("calls", f"{calls['run']} of {calls['total']} run the denoiser"),
+        ("engines", str(facts["engines"])),
         ("MACs", f"{kept:.1%} of the unpruned model's: {1 / kept:.2f} times faster at best"),
-        ("arena", f"{megabytes(facts['arena_bytes'])}; {megabytes(facts['naive_bytes'])} without sharing"),
-        ("on disk", megabytes(facts["disk_bytes"])),
+        ("arena", f"{size(facts['arena_bytes'])}; {size(facts['naive_bytes'])} without sharing"),
+        ("on disk", size(facts["disk_bytes"])),
     )
     return "\n".join([facts["bundle"], *(f"  {name:<9}{value}" for name, value in rows)])
 
 
-def megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def size(count: int) -> str:
+    """Bytes for people."""
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= bytes_each:
+            return f"{count / bytes_each:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,78 @@
+"""``dipgo-compile bench``: how much faster is a bundle, and how close to what its MACs promise?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from dipgo_compile.bench import BenchResult
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--vs",
+    default="dense,torch",
+    show_default=True,
+    metavar="ROWS",
+    help="What to compare with, separated by commas. dense: the unpruned model as one ONNX graph. torch: "
+    "the unpruned model in eager PyTorch. supernet: the mask in eager PyTorch.",
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Timed images of each row."
+)
+@click.option(
+    "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Images before them."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of every row.  [default: the physical cores]"
+)
+@click.option("--guidance-scale", type=float, default=7.5, show_default=True)
+@click.option("--model", help="The model's place, if it isn't where the bundle was built from.")
+@click.option(
+    "--json", "json_file", type=click.File("w", lazy=True), help="Write the result as JSON; - is stdout."
+)
+def bench(bundle: Path | None, vs: str, model: str | None, json_file: Any, **options: Any) -> None:
+    """Time BUNDLE (or the only one here) against the unpruned model, in turns, each in a process of its own."""
+    import sys
+
+    from dipgo_compile.bench import BenchOptions, find_bundle
+    from dipgo_compile.bench import bench as measure
+    from dipgo_compile.live import counter
+
+    versus = tuple(row.strip() for row in vs.split(",") if row.strip())
+    chosen = BenchOptions(versus=versus, source=model, **options)
+    command = ("dipgo-compile", *sys.argv[1:])
+    with counter("images") as progress:
+        found = measure(bundle or find_bundle(Path.cwd()), chosen, command=command, progress=progress)
+    if json_file is not None:
+        json_file.write(json.dumps(found.to_json(), indent=2) + "\n")
+    if json_file is None or json_file.name != "-":
+        click.echo(as_text(found))
+
+
+def as_text(found: BenchResult) -> str:
+    """A line a row, then what the plan gained and what it could have gained at most."""
+    scenario, plan = found.scenario, found.row("plan")
+    assert plan is not None
+    mask = scenario["mask"]
+    lines = [
+        f"{scenario['bundle']}: {scenario['model']}, {scenario['scheduler']} {scenario['steps']} steps, "
+        f"{mask['calls_run']} of {mask['calls']} calls run; {scenario['provider']} {scenario['precision']}, "
+        f"{scenario['threads']} threads, {scenario['repeats']} repeats",
+        "row         s/image (min .. max)             peak memory     load   plan is faster by",
+    ]
+    for row in found.rows:
+        spread = f"{row.median:.4f} ({min(row.seconds):.4f} .. {max(row.seconds):.4f})"
+        memory = f"{row.peak_pss_bytes / 1e6:,.0f} MB"
+        lines.append(
+            f"{row.name:<10}  {spread:<30}  {memory:>12}  {row.load_seconds:>5.2f} s  {row.median / plan.median:>6.2f}x"
+        )
+    lines.append(f"ideal speedup, by multiply-accumulates: {found.ideal_speedup:.2f}x")
+    if found.speedup is not None and found.efficiency is not None:
+        lines.append(f"speedup over dense: {found.speedup:.2f}x, efficiency {found.efficiency:.2f}")
+    return "\n".join(lines)

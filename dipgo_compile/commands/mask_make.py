@@ -1,0 +1,212 @@
+"""``dipgo-compile mask make``: masks by simple rules, the baselines for trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from dipgo_compile.mask import Keep, Mask
+    from dipgo_compile.models.source import Model
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Rule = Callable[["Model", tuple[str, ...], int], "Keep"]
+"""Rows from the model, its blocks in execution order, and the number of calls."""
+
+
+def schedule_options(command: Command) -> Command:
+    """Options that fix the denoising loop, and the file to write."""
+    scheduler = click.option(
+        "--scheduler", help="ddim, plms, dpm++, euler, ... or a diffusers class.  [default: the model's]"
+    )
+    steps = click.option(
+        "--steps", type=click.IntRange(min=1), default=50, show_default=True, help="Denoising steps."
+    )
+    output = click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        default=Path("mask.json"),
+        show_default=True,
+        help="The mask to write.",
+    )
+    return scheduler(steps(output(command)))
+
+
+def mask_options(command: Command) -> Command:
+    """What every kind of mask is made of: a model, its blocks and a schedule."""
+    granularity = click.option(
+        "--granularity",
+        type=click.Choice(["block", "layer"]),
+        default="block",
+        show_default=True,
+        help="What is computed or reused as a whole.",
+    )
+    pattern = click.option(
+        "--blocks",
+        "pattern",
+        metavar="REGEX",
+        help="Use the module scopes that REGEX matches whole, instead.",
+    )
+    return click.argument("model")(granularity(pattern(schedule_options(command))))
+
+
+@click.group()
+def make() -> None:
+    """Make a mask by a simple rule.
+
+    MODEL is a diffusers directory, a hub id or random:NAME. The first call is always computed whole.
+
+    \b
+    dipgo-compile mask make all models/tiny-sd -o dense.json
+    dipgo-compile mask make random models/tiny-sd --ratio 0.8 --seed 1 -o random.json
+    dipgo-compile mask make skip-calls models/tiny-sd --keep-calls 10 -o ten-calls.json
+    dipgo-compile mask make deepcache models/tiny-sd --interval 5 --branch 0 -o deepcache.json
+    """
+
+
+@make.command("all")
+@mask_options
+def all_(**options: Any) -> None:
+    """Compute everything: the unpruned model.
+
+    \b
+    dipgo-compile mask make all models/tiny-sd --scheduler ddim --steps 50 -o dense.json
+    """
+    from dipgo_compile.heuristics import every
+
+    _make(lambda model, blocks, calls: every(calls, len(blocks), 1), {"method": "all"}, **options)
+
+
+@make.command("random")
+@mask_options
+@click.option(
+    "--ratio", type=click.FloatRange(0, 1, max_open=True), required=True, help="Share of the MACs to prune."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+def random_(ratio: float, seed: int, **options: Any) -> None:
+    """Reuse blocks at random until a share of the MACs is pruned, to within 0.0125.
+
+    \b
+    dipgo-compile mask make random models/tiny-sd --ratio 0.8 --seed 1 -o random.json
+    """
+
+    def rule(model: Model, blocks: tuple[str, ...], calls: int) -> Keep:
+        from dipgo_compile.heuristics import random_keep
+        from dipgo_compile.macs import count_macs
+
+        macs = count_macs(model, model.geometry(1), blocks)
+        return random_keep(calls, blocks, ratio, seed, macs, _consumers(model, blocks))
+
+    _make(rule, {"method": "random", "ratio": ratio, "seed": seed}, weights=True, **options)
+
+
+@make.command("skip-calls")
+@mask_options
+@click.option("--every", "interval", metavar="K", type=click.IntRange(min=1), help="Compute every K-th call.")
+@click.option("--keep-calls", "count", metavar="N", type=click.IntRange(min=1), help="Compute N calls.")
+def skip_calls(interval: int | None, count: int | None, **options: Any) -> None:
+    """Compute every K-th or N evenly spaced calls whole, and reuse the noise prediction in the others.
+
+    \b
+    dipgo-compile mask make skip-calls models/tiny-sd --every 5 -o every5.json
+    dipgo-compile mask make skip-calls models/tiny-sd --keep-calls 10 -o ten-calls.json
+    """
+    if (interval is None) == (count is None):
+        raise click.UsageError("give --every K or --keep-calls N")
+
+    def rule(model: Model, blocks: tuple[str, ...], calls: int) -> Keep:
+        from dipgo_compile.heuristics import evenly_spaced, every
+
+        if interval is not None:
+            return every(calls, len(blocks), interval)
+        assert count is not None
+        return evenly_spaced(calls, len(blocks), count)
+
+    _make(rule, {"method": "skip-calls", "every": interval, "keep_calls": count}, **options)
+
+
+@make.command()
+@mask_options
+@click.option(
+    "--interval",
+    metavar="N",
+    type=click.IntRange(min=1),
+    required=True,
+    help="Compute every N-th call whole.",
+)
+@click.option(
+    "--branch",
+    metavar="B",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Between them compute the B + 1 first and last blocks.",
+)
+def deepcache(interval: int, branch: int, **options: Any) -> None:
+    """Compute the deep blocks every N-th call only, the shallow ones always (DeepCache, CVPR 2024).
+
+    \b
+    dipgo-compile mask make deepcache models/tiny-sd --interval 5 --branch 0 -o deepcache.json
+    """
+
+    def rule(model: Model, blocks: tuple[str, ...], calls: int) -> Keep:
+        from dipgo_compile.heuristics import deepcache
+        from dipgo_compile.mask import legalize
+
+        return legalize(deepcache(calls, len(blocks), interval, branch), blocks, _consumers(model, blocks))
+
+    _make(rule, {"method": "deepcache", "interval": interval, "branch": branch}, weights=True, **options)
+
+
+def report(mask: Mask, model: Model, output: Path) -> None:
+    """Print what a mask that was just written saves."""
+    from dipgo_compile.macs import count_macs
+
+    ratio = mask.macs_ratio(count_macs(model, model.geometry(1), mask.blocks))
+    click.echo(
+        f"{output}: computes {ratio:.1%} of the MACs of {mask.calls} calls, ideal speedup {1 / ratio:.2f}x"
+    )
+
+
+def _make(
+    rule: Rule,
+    provenance: Mapping[str, Any],
+    *,
+    model: str,
+    granularity: str,
+    pattern: str | None,
+    scheduler: str | None,
+    steps: int,
+    output: Path,
+    weights: bool = False,
+) -> None:
+    from dipgo_compile.mask import Mask, ModelRef
+    from dipgo_compile.mask_checks import matching_scopes
+    from dipgo_compile.models.source import executed_scopes, load
+    from dipgo_compile.schedulers import scheduler_ref
+
+    loaded = load(model, weights=weights)
+    blocks = matching_scopes(pattern, executed_scopes(loaded)) if pattern else loaded.blocks(granularity)
+    schedule = scheduler_ref(scheduler, loaded, steps)
+    mask = Mask(
+        model=ModelRef(loaded.source, loaded.class_name, loaded.config_sha256),
+        scheduler=schedule,
+        blocks=blocks,
+        keep=rule(loaded, blocks, len(schedule.timesteps)),
+        provenance={**provenance, "blocks": pattern or granularity},
+    )
+    mask.save(output)
+    report(mask, loaded, output)
+
+
+def _consumers(model: Model, blocks: tuple[str, ...]) -> Mapping[str, frozenset[str | None]]:
+    """Who reads whom, from the exported graph: that is what a build will cut."""
+    from dipgo_compile.export import export
+    from dipgo_compile.partition import partition
+
+    geometry = model.geometry(1)
+    return partition(export(model, geometry), blocks, model.inputs(geometry)).consumers()

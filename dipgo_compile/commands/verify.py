@@ -1,0 +1,84 @@
+"""``dipgo-compile verify``: does a bundle compute what its mask says?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from dipgo_compile.compare import Comparison
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--model", help="The model's place, if it isn't where the bundle was built from.")
+@click.option("--prompt", help="Real text instead of random conditions; the model needs a text encoder.")
+@click.option("--seed", default=0, show_default=True, help="Of the noise and the random conditions.")
+@click.option("--guidance-scale", type=float, default=7.5, show_default=True)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    help="Accepted difference of a noise prediction, absolute.  [default: 1e-3 for fp32]",
+)
+@click.option(
+    "--latents-tolerance",
+    type=click.FloatRange(min=0),
+    help="Accepted relative L2 difference of the final latents.  [default: 1e-3 for fp32]",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of the plan.  [default: the physical cores]"
+)
+@click.option(
+    "--json", "json_file", type=click.File("w", lazy=True), help="Write the result as JSON; - is stdout."
+)
+def verify(
+    bundle: Path,
+    model: str | None,
+    tolerance: float | None,
+    latents_tolerance: float | None,
+    json_file: Any,
+    **options: Any,
+) -> None:
+    """Compare BUNDLE with PyTorch, where the same model skips the same blocks, call by call.
+
+    Leaves with exit code 11 when a result is further off than the tolerance.
+    """
+    from dipgo_compile.compare import Tolerance, compare, default_tolerance
+    from dipgo_compile.live import counter
+
+    accepted = None
+    if tolerance is not None or latents_tolerance is not None:
+        usual = default_tolerance("fp32")
+        accepted = Tolerance(
+            usual.noise_pred if tolerance is None else tolerance,
+            usual.latents if latents_tolerance is None else latents_tolerance,
+        )
+    with counter("denoiser calls compared") as progress:
+        found = compare(bundle, source=model, tolerance=accepted, progress=progress, **options)
+    if json_file is not None:
+        json_file.write(json.dumps(found.to_json(), indent=2) + "\n")
+    if json_file is None or json_file.name != "-":
+        click.echo(as_text(found))
+    found.check()
+
+
+def as_text(found: Comparison) -> str:
+    """One line a call, then the whole loop and the verdict."""
+    limit = found.tolerance.noise_pred
+    lines = ["call  timestep  denoiser  max |difference|"]
+    for call in found.calls:
+        verdict = "" if call.max_abs_diff <= limit else f"  > {limit:g}"
+        runs = "runs" if call.computed else "reused"
+        lines.append(f"{call.call:>4}  {call.timestep:>8g}  {runs:<8}  {call.max_abs_diff:>16.2e}{verdict}")
+    lines.append(
+        f"final latents: relative L2 difference {found.latents_relative_l2:.2e} (accepted: {found.tolerance.latents:g})"
+    )
+    worst = max(found.calls, key=lambda call: call.max_abs_diff)
+    lines.append(
+        f"{'PASSED' if found.passed else 'FAILED'}: {len(found.calls)} calls, worst {worst.max_abs_diff:.2e} at call "
+        f"{worst.call} (accepted: {limit:g})"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""The unpruned denoiser as one ONNX graph in the same execution provider: the baseline a compiler has to beat.
+
+As good as ONNX Runtime makes it: same session options, buffers bound once, the schedule a table of coefficients, and
+nothing allocated per call.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine, session_options
+from dipgo_compile.bundle import open_bundle
+from dipgo_compile.executor import aligned
+from dipgo_compile.plan import Plan
+from dipgo_compile.program import Array
+from dipgo_compile.rows import DENSE, SCHEDULE, Image, Job
+from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm
+
+
+def load(job: Job) -> Image:
+    plan = open_bundle(job.bundle, verify=False).plan
+    provider = OnnxRuntimeBackend(plan.target.provider).provider
+    file = Path(job.workspace) / DENSE
+    session = ort.InferenceSession(str(file), session_options(job.threads), providers=[provider])
+    shapes = {node.name: tuple(node.shape) for node in session.get_inputs()}
+    (output,) = (node.name for node in session.get_outputs())
+    engine = OnnxRuntimeEngine("dense", session, tuple(shapes), (output,))
+    schedule = read_schedule(Path(job.workspace) / SCHEDULE)
+    return DenseLoop(plan, engine, shapes, schedule, job.guidance_scale, *job.inputs())
+
+
+class DenseLoop:
+    """Denoising with every call computed. Buffers live as long as the loop; the result is a copy."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        engine: OnnxRuntimeEngine,
+        shapes: Mapping[str, tuple[int, ...]],
+        schedule: Schedule,
+        guidance_scale: float | None,
+        latents: Array,
+        conditions: dict[str, Array],
+        draws: Sequence[Array],
+    ) -> None:
+        interface = plan.interface
+        self._schedule, self._scale, self._latents = schedule, guidance_scale, latents
+        self._sample = _empty(shapes[interface.sample])
+        self._timestep = _empty(shapes[interface.timestep])
+        first = plan.program.specs[plan.program.calls[0].noise_pred]
+        self._noise_pred = _empty(first.shape)
+        given = {interface.sample: self._sample, interface.timestep: self._timestep, **conditions}
+        self._run = engine.bind([given[name] for name in shapes], [self._noise_pred])
+
+        images = len(latents)
+        noise = self._noise_pred[:, : latents.shape[1]]  # further channels, as DiT's, predict the variance
+        order = interface.guidance or ("cond",)
+        parts = {half: noise[i * images : (i + 1) * images] for i, half in enumerate(order)}
+        self._cond, self._uncond = parts["cond"], parts.get("uncond")
+        self._samples = [np.empty_like(latents) for _ in range(len(schedule.steps) + 1)]
+        self._noises = [np.empty_like(latents) for _ in schedule.steps]
+        self._scratch = np.empty_like(latents)
+        read = sorted({t.index for step in schedule.steps for t in step.terms if t.kind == "noise"})
+        self._draws = dict(zip(read, draws, strict=True))
+
+    def __call__(self) -> Array:
+        np.multiply(self._latents, self._schedule.init_noise_sigma, out=self._samples[0])
+        images = len(self._latents)
+        for call, step in enumerate(self._schedule.steps):
+            np.multiply(self._samples[call], step.input_scale, out=self._sample[:images])
+            if self._uncond is not None:
+                np.copyto(self._sample[images:], self._sample[:images])
+            self._timestep.fill(step.timestep)
+            self._run()
+            self._guide(self._noises[call])
+            self._advance(call, step)
+        return self._samples[-1].copy()
+
+    def _guide(self, out: Array) -> None:
+        if self._uncond is None or self._scale is None:
+            np.copyto(out, self._cond)
+            return
+        np.subtract(self._cond, self._uncond, out=out)
+        np.multiply(out, self._scale, out=out)
+        np.add(out, self._uncond, out=out)
+
+    def _advance(self, call: int, step: ScheduleStep) -> None:
+        target = self._samples[call + 1]
+        (first, *rest) = step.terms
+        np.multiply(self._tensor(first), first.coefficient, out=target)
+        for term in rest:
+            np.multiply(self._tensor(term), term.coefficient, out=self._scratch)
+            np.add(target, self._scratch, out=target)
+
+    def _tensor(self, term: ScheduleTerm) -> Array:
+        if term.kind == "sample":
+            return self._samples[term.index]
+        return self._noises[term.index] if term.kind == "noise_pred" else self._draws[term.index]
+
+
+def read_schedule(file: Path) -> Schedule:
+    """The inverse of ``json.dumps(dataclasses.asdict(schedule))``."""
+    document = json.loads(file.read_text())
+    steps = tuple(
+        ScheduleStep(s["timestep"], s["input_scale"], tuple(ScheduleTerm(**t) for t in s["terms"]))
+        for s in document.pop("steps")
+    )
+    return Schedule(**document, steps=steps)
+
+
+def _empty(shape: tuple[int, ...]) -> Array:
+    memory: Array = aligned(math.prod(shape) * 4).view(np.float32).reshape(shape)
+    return memory

@@ -1,0 +1,31 @@
+"""The mask in eager PyTorch: reused blocks are really skipped, everything around them is computed at every call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from dipgo_trainer.chain import reference_chain
+
+from dipgo_compile.bundle import MASK
+from dipgo_compile.mask import Mask
+from dipgo_compile.models.source import load as load_model
+from dipgo_compile.program import Array
+from dipgo_compile.rows import Image, Job
+
+
+def load(job: Job) -> Image:
+    torch.set_num_threads(job.threads)
+    mask = Mask.load(Path(job.bundle) / MASK)
+    model = load_model(job.source)
+    noise, arrays, _ = job.inputs()
+    latents = torch.from_numpy(noise)
+    conditions = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    generator = torch.Generator().manual_seed(0)
+
+    def image() -> Array:
+        trace = reference_chain(model, mask, latents, conditions, job.guidance_scale, generator=generator)
+        final: Array = trace.final.numpy()
+        return final
+
+    return image

@@ -1,0 +1,82 @@
+"""A real UNet of the smallest size, and masks for a made-up one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
+from dipgo_compile.models import family_of
+from dipgo_compile.models.presets import SD_BETAS
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BLOCKS = ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1")
+ROWS = ("11111", "00000", "11011", "00001")
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": 8,
+    "attention_head_dim": 4,
+    "norm_num_groups": 4,
+}
+
+
+def _make_mask(rows: tuple[str, ...] = ROWS, blocks: tuple[str, ...] = BLOCKS, **changes: Any) -> Mask:
+    timesteps = tuple(float(1000 - 10 * call) for call in range(len(rows)))
+    fields: dict[str, Any] = {
+        "model": ModelRef("somewhere", "UNet2DConditionModel", "0" * 64),
+        "scheduler": SchedulerRef("DDIMScheduler", {"beta_start": 0.1}, len(rows), timesteps),
+        "blocks": blocks,
+        "keep": tuple(tuple(character == "1" for character in row) for row in rows),
+    }
+    return Mask(**{**fields, **changes})
+
+
+@pytest.fixture(scope="session")
+def make_mask() -> Callable[..., Mask]:
+    """``make_mask(rows, blocks, **fields)``: all have defaults."""
+    return _make_mask
+
+
+@pytest.fixture(scope="session")
+def mask() -> Mask:
+    return _make_mask()
+
+
+@pytest.fixture(scope="session")
+def released() -> Mask:
+    """The authors' mask for SD1.5 with 50 DDIM steps at ratio 0.8."""
+    return Mask.load(FIXTURES / "sd15_ddim50_released_0.80.json")
+
+
+@pytest.fixture(scope="session")
+def small_unet() -> Any:
+    """Two levels of 8 and 16 channels, with random weights."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from dipgo_compile.models.source import Model
+
+    torch.manual_seed(0)
+    denoiser = UNet2DConditionModel(**UNET).eval().requires_grad_(False)
+    family = family_of("UNet2DConditionModel")
+    return Model("small", family, denoiser, dict(denoiser.config), "DDIMScheduler", {**SD_BETAS}, 3, 8)
+
+
+@pytest.fixture
+def described() -> Any:
+    """What ``check_against`` asks of the model that ``mask`` was made for."""
+    return SimpleNamespace(
+        source="somewhere",
+        class_name="UNet2DConditionModel",
+        config_sha256="0" * 64,
+        config={},
+        family=family_of("UNet2DConditionModel"),
+    )

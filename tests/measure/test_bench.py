@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dipgo_compile import bench
+from dipgo_compile.bench import BenchOptions, BenchResult, Row
+from dipgo_compile.bench_worker import Worker
+from dipgo_compile.bundle import open_bundle
+from dipgo_compile.commands.bench import as_text
+from dipgo_compile.commands.bench import bench as command
+from dipgo_compile.errors import BackendError, InputError
+from dipgo_compile.rows import Job, dense, plan, supernet, torch
+
+# fp32, five calls: sums in other orders differ by 1e-6, a wrong schedule or guidance by more than 1e-2.
+TOLERANCE = 1e-4
+
+
+def workspace(bundle: Path, path: Path) -> Job:
+    opened = open_bundle(bundle)
+    job = bench._job(opened, BenchOptions(threads=1), str(path))
+    bench._store_inputs(opened, path)
+    bench._store_dense(opened, job.source, path)
+    return job
+
+
+def test_rows_that_stand_for_the_same_agree(bundle: Path, tmp_path: Path) -> None:
+    job = workspace(bundle, tmp_path)
+    unpruned, pruned = dense.load(job)(), plan.load(job)()
+    np.testing.assert_allclose(unpruned, torch.load(job)(), rtol=TOLERANCE, atol=TOLERANCE)
+    np.testing.assert_allclose(pruned, supernet.load(job)(), rtol=TOLERANCE, atol=TOLERANCE)
+    assert np.abs(unpruned - pruned).max() > 100 * TOLERANCE
+
+
+def test_dense_repeats_itself(bundle: Path, tmp_path: Path) -> None:
+    image = dense.load(workspace(bundle, tmp_path))
+    np.testing.assert_array_equal(image(), image())
+
+
+def test_dense_with_draws_without_guidance(stochastic_bundle: Path, tmp_path: Path) -> None:
+    """The first call is whole and nothing reads what the mask prunes after it: a plan with all calls kept agrees."""
+    job = workspace(stochastic_bundle, tmp_path)
+    _, _, draws = job.inputs()
+    assert draws
+    with_noise = dense.load(job)()
+    arrays = dict(np.load(tmp_path / "inputs.npz"))
+    np.savez(tmp_path / "inputs.npz", **{n: 0 * a if n.startswith("draw") else a for n, a in arrays.items()})
+    assert np.abs(with_noise - dense.load(job)()).max() > 0.1
+
+
+def test_json_has_every_field(bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    arguments = [str(bundle), "--vs", "dense", "--repeats", "1", "--warmup", "0", "--threads", "1"]
+    ran = CliRunner().invoke(command, [*arguments, "--json", str(file)])
+    assert ran.exit_code == 0, ran.output
+    assert "speedup over dense" in ran.output
+    found = json.loads(file.read_text())
+    assert {"machine", "scenario", "rows", "speedup", "ideal_speedup", "efficiency"} == found.keys()
+    assert [row["name"] for row in found["rows"]] == ["plan", "dense"]
+    for row in found["rows"]:
+        assert row.keys() == {"name", "seconds_per_image", "peak_pss_bytes", "load_seconds"}
+        assert 0 < row["seconds_per_image"]["min"] <= row["seconds_per_image"]["median"]
+        assert row["peak_pss_bytes"] > 10_000_000  # an interpreter with numpy and ONNX Runtime has more
+        assert row["load_seconds"] > 0
+    macs = found["scenario"]["macs"]
+    assert found["ideal_speedup"] == macs["dense"] / macs["kept"] > 1
+    assert found["scenario"]["mask"]["calls_run"] == 2
+    assert found["scenario"]["threads"] == 1
+
+
+def result(**medians: float) -> BenchResult:
+    scenario = {
+        "bundle": "b", "model": "m", "mask": {"calls": 4, "calls_run": 2}, "scheduler": "S", "steps": 4,
+        "provider": "cpu", "precision": "fp32", "threads": 1, "repeats": 3,
+    }  # fmt: skip
+    rows = tuple(Row(name, (median / 2, median, median * 9), 1, 1.0) for name, median in medians.items())
+    return BenchResult({}, scenario, rows, ideal_speedup=5.0)
+
+
+def test_speedup_is_of_medians() -> None:
+    found = result(plan=0.5, dense=2.0)
+    assert found.speedup == 4.0
+    assert found.efficiency == 0.8
+    assert "efficiency 0.80" in as_text(found)
+
+
+def test_without_dense_there_is_no_speedup() -> None:
+    found = result(plan=0.5, torch=9.0)
+    assert found.to_json()["speedup"] is None
+    assert found.to_json()["efficiency"] is None
+    assert "speedup over dense" not in as_text(found)
+
+
+def test_unknown_rows_are_refused() -> None:
+    with pytest.raises(InputError, match="'jax'"):
+        BenchOptions(versus=("jax",))
+
+
+def test_a_row_that_fails_says_why(bundle: Path, tmp_path: Path) -> None:
+    job = workspace(bundle, tmp_path)
+    (tmp_path / "dense.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BackendError, match="'dense'"):
+        Worker("dense", job)
+
+
+def test_only_bundle_is_found(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no bundles"):
+        bench.find_bundle(tmp_path)
+    (tmp_path / "a.dipgo").mkdir()
+    assert bench.find_bundle(tmp_path) == tmp_path / "a.dipgo"
+    (tmp_path / "b.dipgo").mkdir()
+    with pytest.raises(InputError, match="2 bundles"):
+        bench.find_bundle(tmp_path)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dipgo_compile import report
+from dipgo_compile.commands.inspect import inspect
+from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
+from dipgo_compile.program import (
+    Allocation,
+    Call,
+    Coefficient,
+    Combine,
+    Engine,
+    MemoryPlan,
+    Program,
+    Run,
+    TensorSpec,
+    Term,
+)
+
+GOLDEN = Path(__file__).parent / "golden" / "report.txt"
+F32 = TensorSpec("float32", (1, 4, 8, 8))
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """Five calls, of which the first computes two engines and the fourth one."""
+    instructions = (
+        Run("body", 0, ("latents", "t0"), ("hidden@0",)),
+        Run("head", 0, ("hidden@0",), ("noise_pred@0",)),
+        Combine((Term("latents", Coefficient(1.0)), Term("noise_pred@0", Coefficient(-0.5))), "sample@3"),
+        Run("head", 3, ("sample@3",), ("noise_pred@3",)),
+        Combine((Term("sample@3", Coefficient(1.0)), Term("noise_pred@3", Coefficient(-1.0))), "final"),
+    )
+    values = ("latents", "hidden@0", "noise_pred@0", "sample@3", "noise_pred@3", "final")
+    program = Program(
+        engines=(
+            Engine("body", ("conv_in", "down_blocks.0"), ("sample", "temb"), ("hidden",)),
+            Engine("head", ("up_blocks.0",), ("hidden",), ("noise_pred",)),
+        ),
+        specs={**dict.fromkeys(values, F32), "t0": TensorSpec("float32", (1, 16))},
+        inputs=("latents",),
+        constants={"t0": np.zeros((1, 16), np.float32)},
+        instructions=instructions,
+        calls=tuple(
+            Call(t, sample, noise_pred)
+            for t, sample, noise_pred in (
+                (801, "latents", "noise_pred@0"),
+                (601, None, "noise_pred@0"),
+                (401, None, "noise_pred@0"),
+                (201, "sample@3", "noise_pred@3"),
+                (1, None, "noise_pred@3"),
+            )
+        ),
+        output="final",
+    )
+    return Plan(
+        program=program,
+        memory=MemoryPlan({name: Allocation(0, 1024, 0, 0) for name in values}, 3072, 6144),
+        model={"source": "some/model", "class": "UNet2DConditionModel", "config_sha256": "0", "config": {}},
+        interface=Interface("sample", "timestep", (), "latents"),
+        target=Target("cpu", "fp32"),
+        schedule={"class": "DDIMScheduler", "num_inference_steps": 5},
+        macs={"dense": 5000, "kept": 1600},
+        passes=(PassReport("apply_mask", True, "7 runs deleted"), PassReport("fold_timestep", False, "")),
+        engine_files={"body": "body.onnx", "head": "head.onnx"},
+        files={"weights.bin": FileRecord(4096, "0" * 64)},
+    )
+
+
+def test_text_is_as_it_was(plan: Plan) -> None:
+    assert report.as_text(plan) + "\n" == GOLDEN.read_text()
+
+
+def test_timeline_covers_every_call_once(plan: Plan) -> None:
+    spans = list(report.timeline(plan))
+    assert [call for span in spans for call in range(span["first"], span["last"] + 1)] == list(range(5))
+    assert [span["engines"] for span in spans] == [["body", "head"], [], ["head"], []]
+
+
+def test_command_prints_text_json_and_program(bundle: Path) -> None:
+    text, program = (CliRunner().invoke(inspect, [str(bundle), *more]).output for more in ([], ["--program"]))
+    assert "2 of 4 denoiser calls run" in text
+    assert "# call 2" in program
+    found = json.loads(CliRunner().invoke(inspect, [str(bundle), "--json"]).output)
+    assert found["calls"] == {"total": 4, "run": 2}
+    assert sum(engine["runs"] for engine in found["engines"]) == found["instructions"]["run"]
+    assert found["weights_bytes"] == (bundle / "weights.bin").stat().st_size
+
+
+def test_inspect_imports_no_heavy_library(bundle: Path) -> None:
+    code = (
+        "import sys; from dipgo_compile.commands.inspect import inspect\n"
+        f"inspect([{str(bundle)!r}], standalone_mode=False)\n"
+        "assert not {'torch', 'onnx', 'onnxruntime', 'diffusers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
