@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # Options for pip, e.g. PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the small torch.
 PIP_FLAGS ?=
 STAMP := $(VENV)/.installed
@@ -45,8 +45,9 @@ format: $(STAMP)  ## Format, and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## Run the declared benchmark scenarios; results in benchmarks/results/
-	@$(BIN)/python -m benchmarks
+bench: $(STAMP)  ## Time models/tiny-sd's trained mask; results in benchmarks/
+	@$(BIN)/python -m benchmarks run tiny-sd
+	@$(BIN)/python -m benchmarks table
 
 data:  ## Fetch Fashion-MNIST (Debian's dataset-fashion-mnist): needed only to train models/tiny-sd anew
 	@if test -d $(DATA); then echo "Fashion-MNIST is in $(DATA)"; \

@@ -1,33 +1,28 @@
 """How fast a plan is, against the same denoiser unpruned.
 
-Every row runs in a process of its own, with the same threads and inputs. Two phases. *Memory*: a process alone loads a
-row and makes one image; alone, because PSS divides pages among the processes that share them, libraries too. *Time*:
-all rows are loaded and warmed up, then take turns image by image (A B A B), so that a machine that slows down slows
-all of them down; whoever waits is blocked on a pipe.
+Every row runs in a process of its own, with the same threads and inputs. Two phases. *Memory*: a process
+alone loads a row and makes one image; alone, because PSS divides pages among the processes that share them,
+libraries too. *Time*: all rows are loaded and warmed up, then take turns image by image (A B A B), so that a
+machine that slows down slows all of them down; whoever waits is blocked on a pipe.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dipgo_compile import machine
 from dipgo_compile.bench_worker import Worker
 from dipgo_compile.bundle import MASK, Bundle, open_bundle
 from dipgo_compile.errors import InputError
-from dipgo_compile.example import example_inputs
 from dipgo_compile.mask import Mask
-from dipgo_compile.program import Engine
-from dipgo_compile.rows import CONDITION, DENSE, DRAW, INPUTS, LATENTS, ROWS, SCHEDULE, Job
+from dipgo_compile.rows import ROWS, Job
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
 
 SETTLE_SECONDS = 0.05  # the threads of a row that has just worked may spin for some milliseconds
@@ -37,8 +32,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """``versus``: the rows besides ``plan``. Two images of warm-up: ONNX Runtime's first two runs are slower, because
-    its memory grows. ``threads`` of None: the physical cores. ``source``: the model's place, if not the bundle's."""
+    """``versus``: the rows besides ``plan``. Two images of warm-up: ONNX Runtime's first two runs are slower,
+    because its memory grows. ``threads`` of None: the physical cores. ``source``: the model's place, if
+    not the bundle's.
+    """
 
     versus: tuple[str, ...] = ("dense", "torch")
     repeats: int = 5
@@ -60,7 +57,7 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Row:
-    """``seconds``: per image, one entry a repeat. ``load_seconds``: from the start of the process until it is ready."""
+    """``seconds``: per image, one entry a repeat. ``load_seconds``: from the process's start until ready."""
 
     name: str
     seconds: tuple[float, ...]
@@ -82,7 +79,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """``ideal_speedup``: MACs of all calls over MACs kept. ``speedup`` and ``efficiency`` need the row ``dense``."""
+    """``ideal_speedup``: MACs of all calls over MACs kept. The others are None without the row ``dense``."""
 
     machine: Mapping[str, Any]
     scenario: Mapping[str, Any]
@@ -119,10 +116,12 @@ def bench(
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Time the bundle at ``path`` and the rows it is compared with. ``command`` is recorded, for repeating it.
+    """Time the bundle at ``path`` and the rows it is compared with. ``command`` is recorded in the scenario.
 
     Raises BundleError, ModelError, and BackendError for a row whose process fails.
     """
+    from dipgo_compile.rows import prepare  # with the exporter, which takes seconds to import
+
     options = options or BenchOptions()
     bundle = open_bundle(path)
     names = ("plan", *dict.fromkeys(options.versus))
@@ -130,9 +129,9 @@ def bench(
     count = _Counter(len(names) * (1 + options.warmup + options.repeats), progress)
     with tempfile.TemporaryDirectory(prefix="dipgo-bench-") as workspace:
         job = _job(bundle, options, workspace)
-        _store_inputs(bundle, Path(workspace))
+        prepare.store_inputs(bundle, Path(workspace))
         if "dense" in names:
-            _store_dense(bundle, job.source, Path(workspace))
+            prepare.store_dense(bundle, job.source, Path(workspace))
         peaks = {}
         for name in names:
             with Worker(name, job, memory=True) as worker:
@@ -196,35 +195,6 @@ def _job(bundle: Bundle, options: BenchOptions, workspace: str) -> Job:
         threads=options.threads or machine.physical_cores(),
         guidance_scale=options.guidance_scale if guided else None,
     )
-
-
-def _store_inputs(bundle: Bundle, workspace: Path) -> None:
-    inputs = example_inputs(bundle.plan)
-    arrays = {LATENTS: inputs.latents}
-    arrays |= {f"{CONDITION}{name}": array for name, array in inputs.conditions.items()}
-    arrays |= {f"{DRAW}{index}": array for index, array in enumerate(inputs.draws)}
-    np.savez(workspace / INPUTS, **arrays)
-
-
-def _store_dense(bundle: Bundle, source: str, workspace: Path) -> None:
-    """Export the whole denoiser at the plan's sizes, with the plan's own writer, and the schedule as a table."""
-    from dipgo_compile.engines import write_engines
-    from dipgo_compile.export import export
-    from dipgo_compile.models import Geometry
-    from dipgo_compile.models.source import load
-    from dipgo_compile.schedule import probe
-
-    plan, mask = bundle.plan, Mask.load(bundle.path / MASK)
-    images, _, height, width = plan.program.specs[plan.interface.latents].shape
-    batch = images if plan.interface.guidance is None else 2 * images
-    model = load(source)
-    graph = export(model, Geometry(batch, height, width, model.tokens))
-    inputs, outputs = (
-        tuple(str(v.name) for v in values) for values in (graph.graph.inputs, graph.graph.outputs)
-    )
-    write_engines(graph, [Engine("dense", (), inputs, outputs)], {"dense": DENSE}, workspace)
-    schedule = probe(mask.scheduler.class_name, mask.scheduler.config, mask.scheduler.num_inference_steps)
-    (workspace / SCHEDULE).write_text(json.dumps(asdict(schedule)))
 
 
 def _scenario(bundle: Bundle, job: Job, options: BenchOptions, command: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The process that a benchmark's row lives in: one JSON line in, one out.
 
-The first line asks for a row (``{"row": "plan", "job": {...}}``); each ``image`` line then times one image. A worker
-that waits is blocked on its input and computes nothing. ``Worker`` is the other end.
+The first line asks for a row (``{"row": "plan", "job": {...}}``); each ``image`` line then times one image. A
+worker that waits is blocked on its input and computes nothing. ``Worker`` is the other end.
 """
 
 from __future__ import annotations

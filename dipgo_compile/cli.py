@@ -1,16 +1,18 @@
-"""``dipgo-compile``: parse, call, print. Each command lives in ``commands/`` and is imported when it is called.
+"""``dipgo-compile``: parse, call, print. A command lives in ``commands/`` and is imported when it is called.
 
-The help lines stand here instead of in the commands, so that ``--help`` answers at once: some commands need torch to
-list their options.
+The help lines stand here instead of in the commands, so that ``--help`` answers at once: some commands need
+torch to list their options.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 import traceback
+import warnings
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -32,23 +34,17 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
               "safetensors", "torch", "transformers"),
     "train": ("dipgo_trainer", "torchmetrics"),
 }  # fmt: skip
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 DEBUG = "DIPGO_DEBUG"
 
 
-class Failure(click.ClickException):
-    """An expected error on its way to the terminal: printed on stderr, then the process exits with its code."""
+class Interrupted(DipgoError):
+    """Ctrl-C."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {self.message}", file=file, err=True)
+    exit_code = 130  # 128 + SIGINT, as shells count
 
 
 class LazyGroup(click.Group):
-    """Knows its commands by name, and turns every expected error of theirs into a Failure."""
+    """Imports a command when it is called; ends with a message and an exit code on an expected error."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -65,45 +61,52 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        quiet_libraries()
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
             raise  # click knows what to do
         except (DipgoError, ImportError, OSError, KeyboardInterrupt) as error:
-            failure = as_failure(error)
-            if failure is None:
+            expected = as_expected(error)
+            if expected is None:
                 raise
             if ctx.params.get("debug"):
                 traceback.print_exc()
-            raise failure from error
+            click.echo(f"{click.style('error:', fg='red', bold=True)} {expected}", err=True)
+            ctx.exit(expected.exit_code)
 
 
-def as_failure(error: BaseException) -> Failure | None:
-    """How to tell the user about an error; None for one that is a bug of ours, which deserves its traceback."""
+def as_expected(error: BaseException) -> DipgoError | None:
+    """An error as users are told of it; None for a bug of ours, which deserves its traceback."""
     match error:
-        case KeyboardInterrupt():
-            return Failure("interrupted", INTERRUPTED)
         case DipgoError():
-            return Failure(str(error), error.exit_code)
+            return error
+        case KeyboardInterrupt():
+            return Interrupted("interrupted")
         case ImportError(name=str(name)):
             return missing_package(name.partition(".")[0])
         case OSError(filename=str(path), strerror=str(reason)):
-            return Failure(
-                str(DipgoError(reason, where=path, mend="check the path, its rights and free space")), 1
-            )
+            return DipgoError(reason, where=path, mend="check the path, its rights and free space")
     return None
 
 
-def missing_package(package: str) -> Failure | None:
+def quiet_libraries() -> None:
+    """Keep to themselves what diffusers and transformers would tell developers as they are imported."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
+
+
+def missing_package(package: str) -> DipgoError | None:
     """The error for a package that an extra would have brought; None when no extra has it."""
     extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
     if extra is None:
         return None
-    error = DipgoError(
+    return DipgoError(
         f"this command needs the package {package}, which is not installed",
         mend=f'pip install "dipgo-compile[{extra}]"',
     )
-    return Failure(str(error), error.exit_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -119,9 +122,6 @@ def main(debug: bool) -> None:
     dipgo-compile build --mask mask.json
     dipgo-compile bench mask.dipgo
     """
-    # Notices that these libraries print while they load tell a user of this command nothing.
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Seeded inputs for a plan, when only speed or agreement matters and no prompt is at hand. Needs numpy only."""
+"""Seeded inputs for a plan, when only speed or agreement matters and no prompt is at hand. Needs numpy
+only.
+"""
 
 from __future__ import annotations
 

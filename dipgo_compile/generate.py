@@ -1,7 +1,7 @@
 """Images from a bundle: the pipeline's text encoder and image decoder around the runtime's denoising loop.
 
-Noise is drawn as diffusers draws it, one generator an image, so a bundle of an all-ones mask gives the image that
-the pipeline gives for the same seed.
+Noise is drawn as diffusers draws it, one generator an image, so a bundle of an all-ones mask gives the image
+that the pipeline gives for the same seed.
 """
 
 from __future__ import annotations
@@ -54,16 +54,18 @@ def generate(
 ) -> Iterator[Drawn]:
     """Draw the jobs, in order, as many together as the bundle was built for.
 
-    ``pipeline`` is the diffusers pipeline that the bundle's denoiser comes from (``models.source.load_pipeline``);
-    of it, the denoiser and the scheduler are not used. ``guidance_scale`` is 7.5 unless given. ``callback`` gets the
-    index of every denoiser call that computes anything. Raises InputError, ModelError.
+    ``pipeline`` is the diffusers pipeline that the bundle's denoiser comes from
+    (``models.source.load_pipeline``); its own denoiser and scheduler are not used. ``guidance_scale`` is 7.5
+    unless given. ``callback`` gets the index of every denoiser call that computes anything. Raises
+    InputError, ModelError.
     """
     check_pipeline(pipeline, runtime.plan)
     images = images_together(runtime.plan)
     for start in range(0, len(jobs), images):
         batch = list(jobs[start : start + images])
         padded = batch + [batch[-1]] * (images - len(batch))
-        conditions = encode(pipeline, runtime.plan, [job.prompt for job in padded], negative_prompt)
+        encoded = encode(pipeline, runtime.plan, [job.prompt for job in padded], negative_prompt)
+        conditions: dict[str, Any] = {name: value.numpy() for name, value in encoded.items()}
         noise, *draws = draw_noise(runtime.plan, [job.seed for job in padded])
         started = time.perf_counter()
         latents = runtime.denoise(
@@ -71,7 +73,7 @@ def generate(
             guidance_scale=guidance_scale,
             draws=[draw.numpy() for draw in draws],
             callback=callback,
-            **{name: value.numpy() for name, value in conditions.items()},
+            **conditions,
         )
         seconds = (time.perf_counter() - started) / len(batch)
         decoded = decode(pipeline, torch.from_numpy(latents))
@@ -91,7 +93,7 @@ def images_together(plan: Plan) -> int:
 
 
 def draw_noise(plan: Plan, seeds: Sequence[int]) -> list[torch.Tensor]:
-    """The initial noise and the scheduler's draws, in the order in which a pipeline draws them. Unit variance."""
+    """The initial noise and the scheduler's draws, of unit variance, in a pipeline's order."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     shapes = [plan.program.specs[name].shape for name in (plan.interface.latents, *plan.interface.draws)]
     return [randn_tensor(shape, generator=generators, dtype=torch.float32) for shape in shapes]

@@ -13,7 +13,7 @@ from dipgo_compile.errors import MaskError
 from dipgo_compile.macs import Macs
 from dipgo_compile.mask import Keep, legalize
 
-RATIO_TOLERANCE = 0.0125  # the paper's post-processing, section 3.5, stops as near to the asked ratio
+RATIO_TOLERANCE = 0.0125  # as near as the paper's post-processing comes to the asked ratio
 
 
 def whole_calls(calls: int, blocks: int, computed: Sequence[int]) -> Keep:

@@ -142,7 +142,7 @@ def _array(value: Any) -> Array:
         return np.asarray(value.detach().cpu().numpy())
     except TypeError:  # bfloat16 has no counterpart in numpy
         raise InputError(
-            f"the pipeline sends {value.dtype}", mend="load the pipeline with torch_dtype=torch.float32"
+            f"the pipeline sends {value.dtype}", mend="load the pipeline with dtype=torch.float32"
         ) from None
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
+
+
+class Count(Protocol):
+    """Told how much is done, of how much, and of what where that changes."""
+
+    def __call__(self, done: int, total: int, what: str | None = None) -> None: ...
 
 
 @contextmanager
-def counter(description: str) -> Iterator[Callable[[int, int], None]]:
+def counter(description: str) -> Iterator[Count]:
     """A bar that is told ``(done, total)``. It vanishes when done, and isn't shown where nobody looks."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,4 +23,8 @@ def counter(description: str) -> Iterator[Callable[[int, int], None]]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def count(done: int, total: int, what: str | None = None) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield count

@@ -1,4 +1,6 @@
-"""Which machine and which versions a measurement was made with, and how much memory a process takes. No torch."""
+"""Which machine and which versions a measurement was made with, and how much memory a process takes. No
+torch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ SAMPLE_SECONDS = 0.02
 
 
 def describe() -> dict[str, Any]:
-    """The machine as JSON: processor, physical and usable logical cores, memory, operating system, versions."""
+    """The machine as JSON: processor, physical and usable logical cores, memory, operating system,
+    versions.
+    """
     return {
         "cpu": _cpu_model(),
         "cores": physical_cores(),

@@ -53,7 +53,7 @@ class Mask:
     """``keep[call][block]`` is true where the block is computed, false where it reuses what it gave last.
 
     Raises MaskError when the rows don't fit the timesteps and the blocks, or when the first call isn't whole:
-    there is nothing to reuse yet (paper, section 3.1).
+    there is nothing to reuse yet.
     """
 
     model: ModelRef
@@ -78,7 +78,7 @@ class Mask:
             raise MaskError(
                 f"cannot read the mask: {error.strerror}", where=path, mend="check the path"
             ) from error
-        except ValueError as error:  # not UTF-8, or not JSON
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
             raise MaskError(
                 f"the mask is not JSON: {error}",
                 where=path,

@@ -78,8 +78,8 @@ class Schedule:
 def probe(class_name: str, config: Mapping[str, Any], num_inference_steps: int) -> Schedule:
     """The table of a diffusers scheduler.
 
-    Not thread-safe: it replaces the scheduler's source of noise for a moment.
-    Raises ScheduleError, naming the option that isn't linear where it is a known one.
+    Not thread-safe: it replaces the scheduler's source of noise for a moment. Raises ScheduleError, naming
+    the option that isn't linear where it is a known one.
     """
     scheduler = _fresh(class_name, config, num_inference_steps)
     for option in NONLINEAR_OPTIONS:
@@ -92,9 +92,11 @@ def probe(class_name: str, config: Mapping[str, Any], num_inference_steps: int) 
     try:
         schedule = _table(scheduler, class_name, num_inference_steps)
         distance = _disagreement(schedule, _fresh(class_name, config, num_inference_steps))
+    except DipgoError:
+        raise
     except (
         Exception
-    ) as error:  # a scheduler's own failures: missing packages, other signatures, learned variances
+    ) as error:  # missing packages, other signatures, learned variances: it raises what it likes
         raise _not_linear(class_name, f"{type(error).__name__}: {error}") from error
     if not distance <= TOLERANCE:  # NaN is a disagreement, too
         raise _not_linear(class_name, f"a linear table is off by {distance:.1e}, more than {TOLERANCE:.0e}")
@@ -141,6 +143,8 @@ def _table(scheduler: Any, class_name: str, num_inference_steps: int) -> Schedul
         for call, timestep in enumerate(timesteps):
             scale = _scale_input(scheduler, torch.ones(1, 1, 1, 1, dtype=torch.float64), timestep).item()
             row = _step(scheduler, basis[calls + call], timestep, basis[call])
+            if not row.isfinite().all():
+                raise _not_linear(class_name, f"the coefficients of call {call} are not finite")
             terms = tuple(
                 ScheduleTerm(kind, index, coefficient)
                 for (kind, index), coefficient in zip(names, row.flatten().tolist(), strict=True)

@@ -24,7 +24,9 @@ def plan_text(plan: Plan) -> str:
     """The program, and where every value lives in the arena."""
     lines = [*_program_lines(plan.program), "", f"arena {plan.memory.arena_bytes} bytes"]
     lines.append(f"naive {plan.memory.naive_bytes} bytes")
-    for name, place in sorted(plan.memory.allocations.items(), key=lambda item: (item[1].first, item[1].offset)):
+    for name, place in sorted(
+        plan.memory.allocations.items(), key=lambda item: (item[1].first, item[1].offset)
+    ):
         end = place.offset + place.nbytes
         lines.append(f"  {place.offset:>10} .. {end:<10} live {place.first:>4} .. {place.last:<4} {name}")
     return "\n".join(lines) + "\n"

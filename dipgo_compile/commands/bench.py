@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     "--json", "json_file", type=click.File("w", lazy=True), help="Write the result as JSON; - is stdout."
 )
 def bench(bundle: Path | None, vs: str, model: str | None, json_file: Any, **options: Any) -> None:
-    """Time BUNDLE (or the only one here) against the unpruned model, in turns, each in a process of its own."""
+    """Time BUNDLE (or the only one here) against the unpruned model, in turns, each in a process of its
+    own.
+    """
     import sys
 
     from dipgo_compile.bench import BenchOptions, find_bundle
@@ -70,7 +72,8 @@ def as_text(found: BenchResult) -> str:
         spread = f"{row.median:.4f} ({min(row.seconds):.4f} .. {max(row.seconds):.4f})"
         memory = f"{row.peak_pss_bytes / 1e6:,.0f} MB"
         lines.append(
-            f"{row.name:<10}  {spread:<30}  {memory:>12}  {row.load_seconds:>5.2f} s  {row.median / plan.median:>6.2f}x"
+            f"{row.name:<10}  {spread:<30}  {memory:>12}  {row.load_seconds:>5.2f} s  "
+            f"{row.median / plan.median:>6.2f}x"
         )
     lines.append(f"ideal speedup, by multiply-accumulates: {found.ideal_speedup:.2f}x")
     if found.speedup is not None and found.efficiency is not None:

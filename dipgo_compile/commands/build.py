@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     help="Leave out a compiler pass, for bisecting. Can be given more than once.",
 )
 @click.option(
-    "--json", "json_file", type=click.File("w", lazy=True), help="Write the summary as JSON; - is stdout."
+    "--json", "json_file", type=click.File("w", lazy=False), help="Write the summary as JSON; - is stdout."
 )
 def build(
     mask: Path,
@@ -68,7 +68,7 @@ def build(
     fuse: str,
     **options: Any,
 ) -> None:
-    """Compile a mask for its model into a bundle, a directory NAME.dipgo that any machine with ONNX Runtime runs.
+    """Compile a mask for its model into a bundle, a directory that any machine with ONNX Runtime runs.
 
     \b
     dipgo-compile build --mask mask.json

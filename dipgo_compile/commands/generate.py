@@ -45,7 +45,7 @@ from dipgo_compile.progress import Steps
 @click.option(
     "--json",
     "json_file",
-    type=click.File("w", lazy=True),
+    type=click.File("w", lazy=False),
     help="Write prompts, seeds, files and seconds as JSON; - is stdout.",
 )
 def generate(

@@ -1,4 +1,4 @@
-"""``dipgo-compile train``: the trainer is a package of its own, which a machine that only compiles need not have."""
+"""``dipgo-compile train``: the command of the trainer, which is a package of its own."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from dipgo_compile.compare import Comparison
+    from dipgo_compile.comparison import Comparison
 
 
 @click.command()
@@ -46,7 +46,8 @@ def verify(
 
     Leaves with exit code 11 when a result is further off than the tolerance.
     """
-    from dipgo_compile.compare import Tolerance, compare, default_tolerance
+    from dipgo_compile.compare import compare
+    from dipgo_compile.comparison import Tolerance, default_tolerance
     from dipgo_compile.live import counter
 
     accepted = None
@@ -74,11 +75,12 @@ def as_text(found: Comparison) -> str:
         runs = "runs" if call.computed else "reused"
         lines.append(f"{call.call:>4}  {call.timestep:>8g}  {runs:<8}  {call.max_abs_diff:>16.2e}{verdict}")
     lines.append(
-        f"final latents: relative L2 difference {found.latents_relative_l2:.2e} (accepted: {found.tolerance.latents:g})"
+        f"final latents: relative L2 difference {found.latents_relative_l2:.2e} "
+        f"(accepted: {found.tolerance.latents:g})"
     )
     worst = max(found.calls, key=lambda call: call.max_abs_diff)
     lines.append(
-        f"{'PASSED' if found.passed else 'FAILED'}: {len(found.calls)} calls, worst {worst.max_abs_diff:.2e} at call "
-        f"{worst.call} (accepted: {limit:g})"
+        f"{'PASSED' if found.passed else 'FAILED'}: {len(found.calls)} calls, worst {worst.max_abs_diff:.2e} "
+        f"at call {worst.call} (accepted: {limit:g})"
     )
     return "\n".join(lines)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import nn
 from dipgo_compile.errors import InputError, ModelError
 from dipgo_compile.models import Family, Geometry, InputSpec, family_of
 from dipgo_compile.models.base import GRANULARITIES
-from dipgo_compile.models.presets import PRESETS
+from dipgo_compile.models.presets import PRESETS, SD_BETAS
 
 DEFAULT_TOKENS = 77  # CLIP's context length
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call the denoiser
@@ -84,15 +83,16 @@ def load(source: str, *, weights: bool = True) -> Model:
 
 def load_pipeline(source: str) -> Any:
     """The whole diffusers pipeline in float32, quietly. Raises ModelError."""
-    from diffusers import DiffusionPipeline
-
     if source.startswith("random:"):
         raise ModelError(
             f"{source} has no text encoder and no image decoder",
             mend="name a pipeline directory or a hub id for commands that make images",
         )
+    _quiet()
+    from diffusers import DiffusionPipeline
+
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32)  # type: ignore[no-untyped-call]
+        pipeline: Any = DiffusionPipeline.from_pretrained(source, dtype=torch.float32)  # type: ignore[no-untyped-call]
     except Exception as error:  # diffusers raises many kinds: OSError, ValueError, hub errors
         raise _unloadable(source, error) from error
     pipeline.set_progress_bar_config(disable=True)
@@ -162,9 +162,9 @@ def _from_preset(source: str, weights: bool) -> Model:
 
 
 def _from_pretrained(source: str, weights: bool) -> Model:
+    _quiet()
     from diffusers import DiffusionPipeline
 
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
     try:
         index: dict[str, Any] = DiffusionPipeline.load_config(source)
     except Exception:  # no model_index.json: a directory that holds the denoiser alone
@@ -194,18 +194,28 @@ def _from_model_directory(source: str, weights: bool) -> Model:
         raise _unloadable(source, error) from error
     family = family_of(config.get("_class_name", "unknown"))
     denoiser = _denoiser(_diffusers_class(family.class_name), source, None, weights)
-    scheduler = make_scheduler("DDIMScheduler", {})
+    scheduler = make_scheduler("DDIMScheduler", {**SD_BETAS, "clip_sample": False})
     return _model(source, denoiser, "DDIMScheduler", scheduler.config, DEFAULT_TOKENS, 8)
 
 
 def _denoiser(cls: Any, source: str, subfolder: str | None, weights: bool) -> nn.Module:
     where = {} if subfolder is None else {"subfolder": subfolder}
     if weights:
-        denoiser: nn.Module = cls.from_pretrained(source, torch_dtype=torch.float32, **where)
+        denoiser: nn.Module = cls.from_pretrained(source, dtype=torch.float32, **where)
         return denoiser
     with torch.device("meta"):
         empty: nn.Module = cls.from_config(cls.load_config(source, **where))
     return empty
+
+
+def _quiet() -> None:
+    """No progress bars for files read from disk, and no advice about packages that are not needed."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def _model(

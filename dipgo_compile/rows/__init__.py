@@ -1,7 +1,8 @@
-"""What ``bench`` times, one module per row: ``load(job)`` answers with a function that makes one image's latents.
+"""What ``bench`` times, one module per row: ``load(job)`` answers with a function that makes one image's
+latents.
 
-Each runs in a process of its own (``bench_worker.py``) and imports only what it needs: its memory and the time it takes
-to load hold no other row's libraries.
+Each runs in a process of its own (``bench_worker.py``) and imports only what it needs: its memory and the
+time it takes to load hold no other row's libraries.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ CONDITION, DRAW = "condition.", "draw."
 
 @dataclass(frozen=True)
 class Job:
-    """What a row is to do. ``workspace`` holds what was prepared for all rows: inputs, schedule, dense graph."""
+    """What a row is to do. ``workspace`` holds what was prepared for all rows: inputs, schedule, dense
+    graph.
+    """
 
     bundle: str
     source: str

@@ -1,7 +1,8 @@
-"""The unpruned denoiser as one ONNX graph in the same execution provider: the baseline a compiler has to beat.
+"""The unpruned denoiser as one ONNX graph in the same execution provider: the baseline a compiler has to
+beat.
 
-As good as ONNX Runtime makes it: same session options, buffers bound once, the schedule a table of coefficients, and
-nothing allocated per call.
+As good as ONNX Runtime makes it: same session options, buffers bound once, the schedule a table of
+coefficients, and nothing allocated per call.
 """
 
 from __future__ import annotations

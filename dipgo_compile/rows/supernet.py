@@ -1,4 +1,6 @@
-"""The mask in eager PyTorch: reused blocks are really skipped, everything around them is computed at every call."""
+"""The mask in eager PyTorch: reused blocks are really skipped, everything around them is computed at every
+call.
+"""
 
 from __future__ import annotations
 

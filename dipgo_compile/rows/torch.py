@@ -1,4 +1,6 @@
-"""The unpruned denoiser in eager PyTorch with the real diffusers scheduler, as a diffusers pipeline runs it."""
+"""The unpruned denoiser in eager PyTorch with the real diffusers scheduler, as a diffusers pipeline runs
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Comparison with committed text. ``DIPGO_UPDATE_GOLDEN=1 pytest ...`` rewrites it; read the diff before committing."""
+"""Comparison with committed text. ``DIPGO_UPDATE_GOLDEN=1 pytest ...`` rewrites it; read the diff before
+committing.
+"""
 
 from __future__ import annotations
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from conftest import Exported
+from dipgo_trainer.chain import Trace, reference_chain
 
 from dipgo_compile.build import BuildOptions, check, compile_plan, write
+from dipgo_compile.executor import Session
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models.source import Model, example_inputs
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.schedule import probe
-from dipgo_trainer.chain import reference_chain
+from dipgo_compile.schedule import Schedule, probe
 
-# The plan and PyTorch round differently in float32 (1e-6 a call) and the chain carries it on: a factor of 100 of
+# The plan and PyTorch round differently in float32 (1e-6 a call), and the chain carries it on: 100 times of
 # room. A block that reads a wrong version of a tensor is off by 1e-2 and more.
 LATENTS_TOLERANCE = 1e-3  # relative L2
 NOISE_TOLERANCE = 1e-3  # absolute, on noise predictions of unit size
@@ -50,7 +51,8 @@ def make_mask(model: Model, blocks: Sequence[str], scheduler: str, steps: int, r
 def assert_parity(exported: Exported, mask: Mask, options: BuildOptions, path: Path, seed: int) -> None:
     """Whole loop and call by call, on random noise and conditions."""
     model = exported.model
-    plan = compile_plan(model, exported.geometry, exported.onnx, mask, check(mask, model), options)
+    schedule = check(mask, model)
+    plan = compile_plan(model, exported.geometry, exported.onnx, mask, schedule, options)
     write(path, plan, exported.onnx, mask)
     inputs = example_inputs(model.inputs(exported.geometry), seed)
     conditions = {name: inputs[name] for name in plan.interface.conditions}
@@ -58,29 +60,20 @@ def assert_parity(exported: Exported, mask: Mask, options: BuildOptions, path: P
     trace = reference_chain(model, mask, noise, conditions, GUIDANCE_SCALE)
     with Runtime.load(path, threads=1, verify=False) as runtime:
         final = runtime.denoise(noise, guidance_scale=GUIDANCE_SCALE, **conditions)
-        hosted = host_chain(runtime, model, trace, noise, conditions)
+        hosted = host_chain(runtime.session(), schedule, trace, noise, conditions)
     expected = trace.final.numpy()
     assert np.linalg.norm(final - expected) <= LATENTS_TOLERANCE * np.linalg.norm(expected)
     for ours, theirs in zip(hosted, trace.noise_pred, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=NOISE_TOLERANCE)
 
 
-def host_chain(runtime: Runtime, model: Model, trace, noise, conditions) -> list[np.ndarray]:
+def host_chain(session: Session, schedule: Schedule, trace: Trace, noise, conditions) -> list[np.ndarray]:
     """Every call's noise prediction, the samples coming from the reference."""
-    plan, session = runtime.plan, runtime.session()
-    steps = probe_of(plan)
-    samples = [noise * steps.init_noise_sigma, *trace.latents[:-1]]
+    samples = [noise * schedule.init_noise_sigma, *trace.latents[:-1]]
     return [
         session.run_call(call, torch.cat([sample, sample]) * step.input_scale, conditions)
-        for call, (sample, step) in enumerate(zip(samples, steps.steps, strict=True))
+        for call, (sample, step) in enumerate(zip(samples, schedule.steps, strict=True))
     ]
-
-
-def probe_of(plan):
-    class_name, config = next(
-        (name, config) for name, config in SCHEDULERS.values() if name == plan.schedule["class"]
-    )
-    return probe(class_name, {**BETAS, **config}, plan.schedule["num_inference_steps"])
 
 
 def options(**changes) -> BuildOptions:

@@ -33,7 +33,9 @@ def test_build_reports_each_step(mask, tmp_path):
 def test_weights_are_stored_once(mask, tmp_path):
     """Engines of overlapping blocks share one file no larger than the weights themselves."""
     weights = sum(p.numel() * 4 for p in _denoiser().parameters())
-    several = replace(mask, keep=(mask.keep[0], (False,) * 4 + (True,) * 5, mask.keep[0], (False,) * 8 + (True,)))
+    several = replace(
+        mask, keep=(mask.keep[0], (False,) * 4 + (True,) * 5, mask.keep[0], (False,) * 8 + (True,))
+    )
     report = build(several, output=tmp_path / "m.dipgo")
     assert len(report.plan.program.engines) == 3
     assert (report.path / "weights.bin").stat().st_size <= weights
@@ -53,7 +55,10 @@ def test_build_replaces_a_bundle(mask, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: replace(m, model=replace(m.model, class_name="DiTTransformer2DModel")), "DiTTransformer2D"),
+        (
+            lambda m: replace(m, model=replace(m.model, class_name="DiTTransformer2DModel")),
+            "DiTTransformer2D",
+        ),
         (lambda m: replace(m, model=replace(m.model, config_sha256="0" * 64)), "another configuration"),
         (lambda m: replace(m, blocks=("down_blocks.9", *m.blocks[1:])), "no block 'down_blocks.9'"),
         (lambda m: replace(m, blocks=m.blocks[::-1]), "not in execution order"),

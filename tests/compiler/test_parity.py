@@ -13,7 +13,9 @@ OPTIONAL_PASSES = ["value_numbering", "eliminate_dead", "fold_timestep", "fold_s
 
 
 def random_rows(blocks: int, seed: int):
-    """Rows of every density, some of them empty; no cascade, so blocks are computed for their caches alone too."""
+    """Rows of every density, some of them empty; no cascade, so blocks are computed for their caches alone
+    too.
+    """
     generator = random.Random(seed)
 
     def rows(calls: int) -> list[list[bool]]:

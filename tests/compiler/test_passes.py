@@ -55,7 +55,9 @@ def test_apply_mask_of_all_ones_changes_nothing():
 
 
 def test_a_block_computed_only_for_its_cache_stays():
-    """Call 1 computes `down`, and its only reader `up` is reused; call 2 reuses what call 1 put into the cache."""
+    """Call 1 computes `down`, and its only reader `up` is reused; call 2 reuses what call 1 put into the
+    cache.
+    """
     mask = toy_mask("11", "10", "01")
     program, _ = Sequential([ApplyMask(mask, toy_graph()), ValueNumbering(), EliminateDead()])(toy_program(3))
     assert [(run.call, run.engine) for run in program.runs() if run.engine in ("down", "up")] == [
@@ -71,7 +73,11 @@ def test_idle_calls_leave_one_combination_between_runs():
     assert program.calls_with_runs() == (0, 2, 5)
     combined = [i.output for i in program.instructions if isinstance(i, Combine)]
     # Nothing reads the sample of call 2: all the steps between the full calls 0 and 5 are one.
-    assert [name for name in combined if name.startswith("latents")] == ["latents@0", "latents@5", "latents@6"]
+    assert [name for name in combined if name.startswith("latents")] == [
+        "latents@0",
+        "latents@5",
+        "latents@6",
+    ]
 
 
 def test_fold_timestep_keeps_one_table_entry_a_timestep():

@@ -49,7 +49,10 @@ def test_accepts_what_unroll_makes():
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (edited(PROGRAM, RUN, replace(A_RUN, inputs=("nowhere",) * len(A_RUN.inputs))), "before it is defined"),
+        (
+            edited(PROGRAM, RUN, replace(A_RUN, inputs=("nowhere",) * len(A_RUN.inputs))),
+            "before it is defined",
+        ),
         (edited(PROGRAM, RUN, replace(A_RUN, inputs=())), "does not fit the engine"),
         (edited(PROGRAM, RUN, replace(A_RUN, engine="other")), "no engine"),
         (edited(PROGRAM, RUN, replace(A_RUN, call=7)), "no call 7"),
@@ -57,9 +60,15 @@ def test_accepts_what_unroll_makes():
         (replace(PROGRAM, instructions=(*PROGRAM.instructions, A_COMBINE)), "defined twice"),
         (replace(PROGRAM, engines=PROGRAM.engines * 2), "one name"),
         (replace(PROGRAM, output="nothing"), "not defined"),
-        (replace(PROGRAM, specs={k: v for k, v in PROGRAM.specs.items() if k != A_COMBINE.output}), "no spec"),
+        (
+            replace(PROGRAM, specs={k: v for k, v in PROGRAM.specs.items() if k != A_COMBINE.output}),
+            "no spec",
+        ),
         (replace(PROGRAM, constants={k: np.zeros(9, "f") for k in PROGRAM.constants}), "its spec says"),
-        (replace(PROGRAM, calls=(Call(200.0, None, "noise_pred@1"), PROGRAM.calls[1])), "not computed by then"),
+        (
+            replace(PROGRAM, calls=(Call(200.0, None, "noise_pred@1"), PROGRAM.calls[1])),
+            "not computed by then",
+        ),
         (replace(PROGRAM, calls=(replace(PROGRAM.calls[0], sample="x"), PROGRAM.calls[1])), "not defined"),
     ],
 )

@@ -1,16 +1,16 @@
 """A denoiser small enough to read: two blocks, a skip connection between them, and glue on all sides.
 
-    embedding = timestep * w            glue, shared by both blocks
-    stem      = sample + c              glue
-    down      : hidden, skip            from stem, embedding, text
-    up        : merged                  from hidden, skip, embedding
-    noise_pred = merged * d             glue
+embedding = timestep * w            glue, shared by both blocks
+stem      = sample + c              glue
+down      : hidden, skip            from stem, embedding, text
+up        : merged                  from hidden, skip, embedding
+noise_pred = merged * d             glue
 """
 
 from __future__ import annotations
 
-import onnx_ir as ir
 import onnx.parser
+import onnx_ir as ir
 
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models import InputSpec
@@ -36,7 +36,7 @@ toy (float[2,1,2,2] sample, float[1] timestep, float[2,1,2,2] text) => (float[2,
   noise_pred = Mul(merged, d)
 }
 """
-# As the exporter writes them: the activation is noted where it was first needed, one node is not noted at all.
+# As the exporter writes them: the activation is noted where it was first needed, one node is not at all.
 SCOPE = {
     "stem": "stem",
     "embedding": "embedding",

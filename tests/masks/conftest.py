@@ -70,6 +70,14 @@ def small_unet() -> Any:
     return Model("small", family, denoiser, dict(denoiser.config), "DDIMScheduler", {**SD_BETAS}, 3, 8)
 
 
+@pytest.fixture(scope="session")
+def small_directory(small_unet: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The small UNet as a model directory."""
+    path = tmp_path_factory.mktemp("small")
+    small_unet.denoiser.save_pretrained(path)
+    return str(path)
+
+
 @pytest.fixture
 def described() -> Any:
     """What ``check_against`` asks of the model that ``mask`` was made for."""

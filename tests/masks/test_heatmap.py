@@ -14,12 +14,8 @@ from dipgo_compile.heatmap import COMPUTED, REUSED, draw_heatmap, grid_text
 from dipgo_compile.macs import Macs
 from dipgo_compile.mask import Mask
 
-MACS = Macs(
-    131,
-    dict(
-        zip(("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"), (1, 2, 4, 8, 16))
-    ),
-)
+BLOCKS = ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1")
+MACS = Macs(131, dict(zip(BLOCKS, (1, 2, 4, 8, 16), strict=True)))
 GRID = """\
 down_blocks.0  █·█·   50%
 down_blocks.1  █·█·   50%

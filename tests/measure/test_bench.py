@@ -1,55 +1,71 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from dipgo_trainer.chain import reference_chain
+from torch import from_numpy
 
 from dipgo_compile import bench
 from dipgo_compile.bench import BenchOptions, BenchResult, Row
 from dipgo_compile.bench_worker import Worker
-from dipgo_compile.bundle import open_bundle
+from dipgo_compile.bundle import MASK, open_bundle
 from dipgo_compile.commands.bench import as_text
 from dipgo_compile.commands.bench import bench as command
 from dipgo_compile.errors import BackendError, InputError
-from dipgo_compile.rows import Job, dense, plan, supernet, torch
+from dipgo_compile.mask import Mask
+from dipgo_compile.models.source import load as load_model
+from dipgo_compile.rows import Job, dense, plan, prepare, supernet, torch
 
 # fp32, five calls: sums in other orders differ by 1e-6, a wrong schedule or guidance by more than 1e-2.
 TOLERANCE = 1e-4
 
 
-def workspace(bundle: Path, path: Path) -> Job:
+def prepared(bundle: Path, path: Path) -> Job:
     opened = open_bundle(bundle)
     job = bench._job(opened, BenchOptions(threads=1), str(path))
-    bench._store_inputs(opened, path)
-    bench._store_dense(opened, job.source, path)
+    prepare.store_inputs(opened, path)
+    prepare.store_dense(opened, job.source, path)
     return job
 
 
-def test_rows_that_stand_for_the_same_agree(bundle: Path, tmp_path: Path) -> None:
-    job = workspace(bundle, tmp_path)
+@pytest.fixture(scope="module")
+def job(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return prepared(bundle, tmp_path_factory.mktemp("workspace"))
+
+
+def test_rows_that_stand_for_the_same_agree(job: Job) -> None:
     unpruned, pruned = dense.load(job)(), plan.load(job)()
     np.testing.assert_allclose(unpruned, torch.load(job)(), rtol=TOLERANCE, atol=TOLERANCE)
     np.testing.assert_allclose(pruned, supernet.load(job)(), rtol=TOLERANCE, atol=TOLERANCE)
     assert np.abs(unpruned - pruned).max() > 100 * TOLERANCE
 
 
-def test_dense_repeats_itself(bundle: Path, tmp_path: Path) -> None:
-    image = dense.load(workspace(bundle, tmp_path))
+def test_dense_repeats_itself(job: Job) -> None:
+    image = dense.load(job)
     np.testing.assert_array_equal(image(), image())
 
 
 def test_dense_with_draws_without_guidance(stochastic_bundle: Path, tmp_path: Path) -> None:
-    """The first call is whole and nothing reads what the mask prunes after it: a plan with all calls kept agrees."""
-    job = workspace(stochastic_bundle, tmp_path)
-    _, _, draws = job.inputs()
-    assert draws
-    with_noise = dense.load(job)()
-    arrays = dict(np.load(tmp_path / "inputs.npz"))
-    np.savez(tmp_path / "inputs.npz", **{n: 0 * a if n.startswith("draw") else a for n, a in arrays.items()})
-    assert np.abs(with_noise - dense.load(job)()).max() > 0.1
+    job = prepared(stochastic_bundle, tmp_path)
+    mask = Mask.load(stochastic_bundle / MASK)
+    whole = replace(mask, keep=tuple((True,) * len(row) for row in mask.keep))
+    latents, conditions, draws = job.inputs()
+    # Three draws, of which the scheduler multiplies the last by zero.
+    trace = reference_chain(
+        load_model(job.source),
+        whole,
+        from_numpy(latents),
+        {name: from_numpy(value) for name, value in conditions.items()},
+        None,
+        noise=[from_numpy(draw) for draw in (*draws, np.zeros_like(latents))],
+    )
+    assert len(draws) == 2
+    np.testing.assert_allclose(dense.load(job)(), trace.final, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_json_has_every_field(bundle: Path, tmp_path: Path) -> None:
@@ -100,8 +116,8 @@ def test_unknown_rows_are_refused() -> None:
         BenchOptions(versus=("jax",))
 
 
-def test_a_row_that_fails_says_why(bundle: Path, tmp_path: Path) -> None:
-    job = workspace(bundle, tmp_path)
+def test_a_row_that_fails_says_why(job: Job, tmp_path: Path) -> None:
+    job = replace(job, workspace=str(tmp_path))
     (tmp_path / "dense.onnx").write_bytes(b"not a graph")
     with pytest.raises(BackendError, match="'dense'"):
         Worker("dense", job)

@@ -126,8 +126,10 @@ def train(model: str, output: Path, **options: Any) -> None:
     pruner network is trained with the denoiser frozen, its scores become the mask, and it is thrown away
     (DiP-GO, NeurIPS 2024).
 
-    \b dipgo-compile train models/tiny-sd --prompts prompts.txt --steps 50 --scheduler ddim --ratio 0.8 -o
-    mask.json dipgo-compile build --mask mask.json
+    \b
+    dipgo-compile train models/tiny-sd --prompts prompts.txt --steps 50 \\
+        --scheduler ddim --ratio 0.8 -o mask.json
+    dipgo-compile build --mask mask.json
 
     Ctrl-C stops at once and leaves a checkpoint; the same command with --resume goes on from there.
     """

@@ -4,8 +4,6 @@ came from."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,11 @@ import torch
 from torch import Tensor
 
 from dipgo_compile.errors import InputError, MaskError
-from dipgo_compile.mask import Mask, SchedulerRef
+from dipgo_compile.live import counter
+from dipgo_compile.mask import Mask
 from dipgo_compile.mask_checks import matching_scopes
-from dipgo_compile.models.source import Model, executed_scopes, load, load_pipeline, make_scheduler
-from dipgo_compile.schedulers import resolve_scheduler
+from dipgo_compile.models.source import Model, executed_scopes, load, load_pipeline
+from dipgo_compile.schedulers import scheduler_ref
 from dipgo_trainer.config import TrainConfig
 from dipgo_trainer.files import RunFiles, StepRecord
 from dipgo_trainer.samples import (
@@ -63,8 +62,13 @@ def run(
     """Train a mask for a model specifier and write it to ``output``. Raises DipgoError."""
     files = RunFiles.beside(output, log)
     task = make_task(load(source), config, schedule, selection, prompts)
-    with _progress_bar(config) as progress:
-        return train(task, config, files, resume=resume, checkpoint_every=checkpoint_every, progress=progress)
+    with counter("the first step runs the full chain too") as count:
+
+        def show(record: StepRecord) -> None:
+            text = f"consistency {record.consistency:.4f}  MACs kept {record.kept:.3f}"
+            count(record.step, config.train_steps, text)
+
+        return train(task, config, files, resume=resume, checkpoint_every=checkpoint_every, progress=show)
 
 
 def make_task(
@@ -77,21 +81,13 @@ def make_task(
     conditions, decode = _surroundings(model, config, prompts)
     return Task(
         model=model,
-        scheduler=schedule_of(model, schedule),
+        scheduler=scheduler_ref(schedule.scheduler, model, schedule.steps),
         topology=topology_of(model, choose_blocks(model, selection)),
         conditions=conditions,
         reuse=selection.reuse,
         decode=decode,
         notes=notes,
     )
-
-
-def schedule_of(model: Model, schedule: Schedule) -> SchedulerRef:
-    """The scheduler's class, configuration and timesteps. Raises ScheduleError for an unknown name."""
-    class_name, config = resolve_scheduler(schedule.scheduler, model)
-    scheduler = make_scheduler(class_name, config)
-    scheduler.set_timesteps(schedule.steps)
-    return SchedulerRef(class_name, config, schedule.steps, tuple(float(t) for t in scheduler.timesteps))
 
 
 def choose_blocks(model: Model, selection: Selection) -> tuple[str, ...]:
@@ -130,18 +126,3 @@ def _decoder(pipeline: Any) -> Decode:
         return images
 
     return decode
-
-
-@contextmanager
-def _progress_bar(config: TrainConfig) -> Iterator[Any]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        job = bar.add_task("the first step runs the full chain too", total=config.train_steps)
-
-        def show(record: StepRecord) -> None:
-            text = f"consistency {record.consistency:.4f}  MACs kept {record.kept:.3f}"
-            bar.update(job, completed=record.step, description=text)
-
-        yield show

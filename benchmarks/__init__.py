@@ -1,0 +1,1 @@
+"""Declared benchmarks: ``python -m benchmarks list``. Their results are JSON files in ``results/``."""

@@ -1,0 +1,138 @@
+"""The rows of the quality benchmark: a trained mask, and other ways to spend as many MACs on an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import compress
+from typing import Any
+
+from benchmarks.scenarios import QualityScenario
+from dipgo_compile import heuristics
+from dipgo_compile.export import export
+from dipgo_compile.macs import Macs, count_macs
+from dipgo_compile.mask import Keep, Mask, SchedulerRef
+from dipgo_compile.models.source import Model
+from dipgo_compile.partition import partition
+from dipgo_compile.schedule import probe
+
+FEWER_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One row. The mask is made when it is needed: some take a while."""
+
+    name: str
+    about: str
+    make: Callable[[], Mask]
+
+
+class Peers:
+    """Makes the rows for a model and the mask that was trained for it."""
+
+    def __init__(self, model: Model, trained: Mask, scenario: QualityScenario) -> None:
+        self._model, self._trained, self._scenario = model, trained, scenario
+
+    def all(self) -> tuple[Peer, ...]:
+        """In the order of the table."""
+        calls, interval = self._trained.calls, self._scenario.deepcache_interval
+        seeds = range(1, self._scenario.random_masks + 1)
+        return (
+            Peer("dense", f"unpruned, {calls} calls", self._dense),
+            Peer("trained", "the trained mask", lambda: self._trained),
+            *(
+                Peer(f"random-{seed}", f"random mask, seed {seed}", partial(self._random, seed))
+                for seed in seeds
+            ),
+            Peer("even", f"{self._whole_calls} of {calls} calls, evenly spaced", self._even),
+            Peer("deepcache", f"DeepCache, interval {interval}, branch 0, fewer steps", self._deepcache),
+            Peer("fewer-steps", f"unpruned, {FEWER_STEPS} steps", partial(self._whole, FEWER_STEPS)),
+        )
+
+    @cached_property
+    def macs(self) -> Macs:
+        """Of one call, by block and by layer."""
+        scopes = {*self._model.blocks("block"), *self._model.blocks("layer")}
+        return count_macs(self._model, self._model.geometry(1), scopes)
+
+    def macs_per_image(self, mask: Mask) -> int:
+        """As the paper counts: guidance, which doubles the work of every row, is left out."""
+        return mask.kept_macs(self._of(mask.blocks))
+
+    def _of(self, blocks: tuple[str, ...]) -> Macs:
+        """Blocks contain layers: the glue is what lies outside those that count."""
+        return Macs(self.macs.total, {block: self.macs.by_scope[block] for block in blocks})
+
+    @cached_property
+    def _consumers(self) -> Mapping[str, frozenset[str | None]]:
+        geometry = self._model.geometry(1)
+        graph = partition(export(self._model, geometry), self._trained.blocks, self._model.inputs(geometry))
+        return graph.consumers()
+
+    @property
+    def _kept(self) -> float:
+        return self._trained.macs_ratio(self._of(self._trained.blocks))
+
+    @property
+    def _whole_calls(self) -> int:
+        return round(self._kept * self._trained.calls)
+
+    def _with(self, keep: Keep, method: str, **changes: Any) -> Mask:
+        return replace(self._trained, keep=keep, provenance={"method": method}, **changes)
+
+    def _schedule(self, steps: int) -> SchedulerRef:
+        """The trained mask's scheduler with fewer steps."""
+        own = self._trained.scheduler
+        timesteps = probe(own.class_name, own.config, steps).timesteps
+        return SchedulerRef(own.class_name, own.config, steps, timesteps)
+
+    def _dense(self) -> Mask:
+        return self._with(heuristics.every(self._trained.calls, len(self._trained.blocks), 1), "dense")
+
+    def _even(self) -> Mask:
+        keep = heuristics.evenly_spaced(self._trained.calls, len(self._trained.blocks), self._whole_calls)
+        return self._with(keep, "even")
+
+    def _random(self, seed: int) -> Mask:
+        blocks = self._trained.blocks
+        keep = heuristics.random_keep(
+            self._trained.calls, blocks, 1 - self._kept, seed, self._of(blocks), self._consumers
+        )
+        return self._with(keep, "random")
+
+    def _whole(self, steps: int) -> Mask:
+        """Every block at every call of a shorter schedule."""
+        scheduler = self._schedule(steps)
+        keep = heuristics.every(len(scheduler.timesteps), len(self._trained.blocks), 1)
+        return self._with(keep, "dense", scheduler=scheduler)
+
+    def _deepcache(self) -> Mask:
+        """DeepCache's first branch: between whole calls, only the last layer of the last up block is
+        computed, from the features of ``conv_in`` and its cached input.
+
+        That layer is a UNet's dearest, so on the trained mask's schedule no interval is as cheap as the mask:
+        the row takes the number of steps that costs as much.
+        """
+        blocks = self._model.blocks("layer")
+        interval, macs = self._scenario.deepcache_interval, self._of(blocks)
+        shallow = tuple(block in _last_layer(blocks) for block in blocks)
+        whole = (True,) * len(blocks)
+
+        def keep(calls: int) -> Keep:
+            return tuple(whole if call % interval == 0 else shallow for call in range(calls))
+
+        def distance(steps: int) -> int:
+            cost = sum(macs.of_call(compress(blocks, row)) for row in keep(steps))
+            return abs(cost - self.macs_per_image(self._trained))
+
+        scheduler = self._schedule(min(range(1, self._trained.calls + 1), key=distance))
+        return self._with(keep(len(scheduler.timesteps)), "deepcache", blocks=blocks, scheduler=scheduler)
+
+
+def _last_layer(blocks: tuple[str, ...]) -> frozenset[str]:
+    """The last up block's last residual block and, where it has one, the attention behind it."""
+    *up_block, _, layer = blocks[-1].split(".")
+    kinds = ("resnets", "attentions")
+    return frozenset(".".join((*up_block, kind, layer)) for kind in kinds) & frozenset(blocks)

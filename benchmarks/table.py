@@ -1,0 +1,127 @@
+"""``README.md`` of this directory, made from the results. Figures that stand in no result file are not in
+it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.scenarios import SCENARIOS, QualityScenario
+
+README = Path(__file__).parent / "README.md"
+HEAD = """\
+# Benchmarks
+
+This file is made by `python -m benchmarks table` from the JSON files in `results/`: don't edit it.
+`python -m benchmarks list` names the scenarios, `python -m benchmarks run NAME` repeats one.
+"""
+
+
+def render() -> str:
+    """The whole README."""
+    parts = [HEAD]
+    for scenario in SCENARIOS:
+        content = results.read(results.path_of(scenario.name))
+        title = f"\n## {scenario.name}: {scenario.about}\n"
+        if content is None:
+            parts.append(f"{title}\nNot measured yet: `python -m benchmarks run {scenario.name}`.\n")
+            continue
+        lines = quality(content) if isinstance(scenario, QualityScenario) else speed(content)
+        parts.append("\n".join([title, *lines, "", *_origin(content), ""]))
+    return "".join(parts)
+
+
+def speed(content: dict[str, Any]) -> Iterator[str]:
+    """Seconds an image, and what the plan gains over each row."""
+    plan = next(row for row in content["rows"] if row["name"] == "plan")
+    scenario = content["scenario"]
+    calls = scenario["mask"]
+    yield (
+        f"`{scenario['model']}`, {scenario['scheduler']} with {scenario['steps']} steps, "
+        f"{calls['calls_run']} of {calls['calls']} calls run, "
+        f"{scenario['provider']} {scenario['precision']}, "
+        f"{scenario['threads']} threads, median of {scenario['repeats']} images, in turns."
+    )
+    yield ""
+    yield from _table(
+        ("row", "ms/image", "min .. max", "peak PSS", "load", "plan is faster by"),
+        [
+            (
+                row["name"],
+                f"{1e3 * seconds['median']:.1f}",
+                f"{1e3 * seconds['min']:.1f} .. {1e3 * seconds['max']:.1f}",
+                f"{row['peak_pss_bytes'] / 1e6:.0f} MB",
+                f"{row['load_seconds']:.1f} s",
+                f"{seconds['median'] / plan['seconds_per_image']['median']:.2f}x",
+            )
+            for row in content["rows"]
+            for seconds in [row["seconds_per_image"]]
+        ],
+    )
+    if content["speedup"] is not None:
+        yield ""
+        yield (
+            f"Speedup over `dense` {content['speedup']:.2f}x of an ideal {content['ideal_speedup']:.2f}x "
+            f"(all MACs over MACs kept): efficiency {content['efficiency']:.2f}."
+        )
+
+
+def quality(content: dict[str, Any]) -> Iterator[str]:
+    """MACs and figures of every row; the random masks as one, with their range."""
+    scenario = content["scenario"]
+    yield (
+        f"`{scenario['model']}`, {scenario['images']} images a row, balanced over the classes, the same "
+        f"noise and prompts in every row, guidance scale {scenario['guidance_scale']:g}. Class agreement: "
+        "how often a classifier sees the class asked for. FID: on that classifier's features, against the "
+        "10,000 test images; comparable within this table only. MACs: of one image without the doubling by "
+        "guidance."
+    )
+    yield ""
+    table = []
+    seen_random = False
+    for row in content["rows"]:
+        group = [row]
+        about = row["about"]
+        if row["name"].startswith("random-"):
+            if seen_random:
+                continue
+            seen_random = True
+            group = [other for other in content["rows"] if other["name"].startswith("random-")]
+            about = f"random masks, median of {len(group)} seeds (min .. max)"
+        table.append(
+            (
+                about,
+                f"{row['steps']}",
+                f"{statistics.median(r['macs_per_image'] for r in group) / 1e9:.3f} G",
+                _spread([100 * r["class_agreement"] for r in group], ".1f", " %"),
+                _spread([r["fid"] for r in group], ".3f", ""),
+            )
+        )
+    yield from _table(("images from", "steps", "MACs", "class agreement", "FID"), table)
+
+
+def _spread(values: Sequence[float], form: str, unit: str) -> str:
+    middle = f"{statistics.median(values):{form}}{unit}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):{form}} .. {max(values):{form}})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _origin(content: dict[str, Any]) -> Iterator[str]:
+    """Where the figures come from."""
+    machine = content["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    command = content.get("command") or content["scenario"]["command"]
+    yield (
+        f"Measured on {machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{machine['os']}, Python {machine['python']}, {versions}, with `{command}`."
+    )

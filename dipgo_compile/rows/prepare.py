@@ -1,0 +1,47 @@
+"""What all rows read: seeded inputs, the schedule as a table, and the unpruned denoiser as one ONNX graph."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dipgo_compile.bundle import MASK, Bundle
+from dipgo_compile.engines import write_engines
+from dipgo_compile.example import example_inputs
+from dipgo_compile.export import export
+from dipgo_compile.mask import Mask
+from dipgo_compile.models import Geometry
+from dipgo_compile.models.source import load
+from dipgo_compile.program import Engine
+from dipgo_compile.rows import CONDITION, DENSE, DRAW, INPUTS, LATENTS, SCHEDULE
+from dipgo_compile.schedule import probe
+
+
+def store_inputs(bundle: Bundle, workspace: Path) -> None:
+    """Unit noise, conditions and draws, the same for every row."""
+    inputs = example_inputs(bundle.plan)
+    arrays: dict[str, Any] = {LATENTS: inputs.latents}
+    arrays |= {f"{CONDITION}{name}": array for name, array in inputs.conditions.items()}
+    arrays |= {f"{DRAW}{index}": array for index, array in enumerate(inputs.draws)}
+    np.savez(workspace / INPUTS, **arrays)
+
+
+def store_dense(bundle: Bundle, source: str, workspace: Path) -> None:
+    """Export the whole denoiser at the plan's sizes, with the plan's own writer, and the schedule as a
+    table.
+    """
+    plan, mask = bundle.plan, Mask.load(bundle.path / MASK)
+    images, _, height, width = plan.program.specs[plan.interface.latents].shape
+    batch = images if plan.interface.guidance is None else 2 * images
+    model = load(source)
+    graph = export(model, Geometry(batch, height, width, model.tokens))
+    inputs, outputs = (
+        tuple(str(v.name) for v in values) for values in (graph.graph.inputs, graph.graph.outputs)
+    )
+    write_engines(graph, [Engine("dense", (), inputs, outputs)], {"dense": DENSE}, workspace)
+    schedule = probe(mask.scheduler.class_name, mask.scheduler.config, mask.scheduler.num_inference_steps)
+    (workspace / SCHEDULE).write_text(json.dumps(asdict(schedule)))

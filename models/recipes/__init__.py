@@ -1,0 +1,1 @@
+"""Recipes that make the models shipped under `models/`, from data to model card."""

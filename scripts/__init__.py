@@ -1,0 +1,1 @@
+"""Scripts of the checkout; not part of the package."""

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_support import STEPS
+from click.testing import Result
+
+from dipgo_compile.commands.build import size
+
+
+def test_default_name_is_the_masks(bundle: Path, mask_file: Path) -> None:
+    assert bundle.name == f"{mask_file.stem}.dipgo"
+    assert (bundle / "plan.json").is_file()
+
+
+def test_summary(other_build: Result) -> None:
+    facts = json.loads(other_build.stdout)  # stdout holds nothing else: progress goes to stderr
+    output = Path(facts["bundle"])
+    assert facts["calls"] == {"total": STEPS, "run": STEPS}
+    assert facts["engines"] > 1
+    assert facts["macs"]["kept"] == facts["macs"]["dense"] > 0
+    assert facts["disk_bytes"] == sum(file.stat().st_size for file in output.iterdir())
+    assert "load the model" in other_build.stderr
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(999, "999 bytes"), (1_000, "1.0 kB"), (2_500_000, "2.5 MB"), (3_400_000_000, "3.4 GB")],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text

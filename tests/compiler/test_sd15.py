@@ -1,0 +1,32 @@
+"""The authors' released mask on the Stable Diffusion 1.5 architecture, at full width and 128x128 pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Exported
+from reference import assert_parity, options
+
+from dipgo_compile.bundle import open_bundle
+from dipgo_compile.export import export
+from dipgo_compile.mask import Mask
+from dipgo_compile.models.source import load
+from dipgo_compile.program import Combine
+
+RELEASED = Path(__file__).parents[1] / "fixtures" / "sd15_ddim50_released_0.80.json"
+
+
+@pytest.mark.slow
+def test_released_mask_on_sd15(tmp_path):
+    mask = Mask.load(RELEASED)
+    model = load(mask.model.source)
+    geometry = model.geometry(batch=2, height=128, width=128)
+    path = tmp_path / "sd15.dipgo"
+    assert_parity(Exported(model, geometry, export(model, geometry)), mask, options(), path, seed=0)
+
+    program = open_bundle(path, verify=False).plan.program
+    assert program.calls_with_runs() == (0, 7, 13, 19, 20, 21, 26, 32, 39, 48)
+    assert len(list(program.runs())) == 10
+    # Between two runs: one combination for all the scheduler's steps, one that doubles the batch.
+    assert sum(isinstance(instruction, Combine) for instruction in program.instructions) == 2 * 10
