@@ -31,7 +31,7 @@ def default_passes(
         ApplyMask(mask, graph),
         ValueNumbering(),
         EliminateDead(),
-        FoldTimestep(model, graph.timestep),
+        FoldTimestep(model, graph),
         FoldSchedule(),
         Fuse(model, max_engines),
     ]

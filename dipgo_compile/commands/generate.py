@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,12 +120,19 @@ def file_names(output: Path, count: int) -> list[Path]:
 def _draw(runtime: Any, pipeline: Any, jobs: Sequence[Any], **options: Any) -> Iterator[Any]:
     """The pictures, with a progress bar over the denoiser calls that compute anything."""
     from dipgo_compile.generate import generate, images_together, trained_guidance_scale
+    from dipgo_compile.live import counter
     from dipgo_compile.mask import Mask
 
     if options["guidance_scale"] is None and runtime.plan.interface.guidance is not None:
         options["guidance_scale"] = trained_guidance_scale(Mask.load(runtime.bundle.path / "mask.json"))
     batches = -(-len(jobs) // images_together(runtime.plan))
     calls = batches * len(runtime.plan.program.calls_with_runs())
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(length=calls, label="  denoise", file=sys.stderr, hidden=hidden) as bar:
-        yield from generate(runtime, pipeline, jobs, callback=lambda call: bar.update(1), **options)
+    done = 0
+    with counter("denoiser calls") as count:
+
+        def step(call: int) -> None:
+            nonlocal done
+            done += 1
+            count(done, calls)
+
+        yield from generate(runtime, pipeline, jobs, callback=step, **options)

@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import onnx_ir as ir
 
 from dipgo_compile.passes.base import Pass, PassResult
-from dipgo_compile.program import Array, Engine, Instruction, Program, Run, TensorSpec
+from dipgo_compile.program import Array, BlockGraph, Engine, Instruction, Program, Run, TensorSpec
 from dipgo_compile.subgraph import boundary, evaluate
 
 
@@ -23,8 +24,9 @@ class FoldTimestep(Pass):
 
     name = "fold_timestep"
 
-    def __init__(self, model: ir.Model, timestep: str) -> None:
-        self._model, self._timestep = model, timestep
+    def __init__(self, model: ir.Model, graph: BlockGraph) -> None:
+        self._model = model
+        self._timestep, self._spec = graph.timestep, graph.tensors[graph.timestep]
 
     def __call__(self, program: Program) -> PassResult:
         early = early_tensors(self._model.graph, self._timestep) - _constant_inputs(program)
@@ -37,7 +39,7 @@ class FoldTimestep(Pass):
         if not wanted:
             return PassResult(program, False, "nothing depends on the timestep alone")
         steps = {program.calls[run.call].timestep for run in program.runs()}
-        tables = {step: self._table(program, step, wanted) for step in steps}
+        tables = {step: self._table(step, wanted) for step in steps}
         instructions: list[Instruction] = []
         constants = dict(program.constants)
         for instruction in program.instructions:
@@ -75,8 +77,8 @@ class FoldTimestep(Pass):
             return None
         return replace(engine, inputs=boundary(self._model, engine.inputs, engine.outputs, early))
 
-    def _table(self, program: Program, step: float, wanted: tuple[str, ...]) -> Mapping[str, Array]:
-        timestep = program.constants[f"{self._timestep}@t{step:.10g}"]
+    def _table(self, step: float, wanted: tuple[str, ...]) -> Mapping[str, Array]:
+        timestep = np.full(self._spec.shape, step, dtype=self._spec.dtype)
         return dict(zip(wanted, evaluate(self._model, {self._timestep: timestep}, wanted), strict=True))
 
 

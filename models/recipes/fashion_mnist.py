@@ -97,3 +97,7 @@ def write_prompts(path: Path = PROMPTS_FILE) -> None:
     """Write the prompt list that pruner training reads, one prompt a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(all_captions()) + "\n")
+
+
+if __name__ == "__main__":
+    write_prompts()

@@ -82,7 +82,7 @@ def test_idle_calls_leave_one_combination_between_runs():
 
 def test_fold_timestep_keeps_one_table_entry_a_timestep():
     model = toy_model()
-    program, _ = Sequential([FoldTimestep(model, "timestep")])(toy_program(2))
+    program, _ = Sequential([FoldTimestep(model, toy_graph(model))])(toy_program(2))
     assert sorted(program.constants) == ["activated@t100", "activated@t200"]
     assert all("timestep" not in engine.inputs for engine in program.engines)
 
