@@ -39,6 +39,7 @@ class Fuse(Pass):
 
     def __call__(self, program: Program) -> PassResult:
         calls = {index: _fused_call(program, index) for index in program.calls_with_runs()}
+        calls = {index: call for index, call in calls.items() if call.outputs}  # the rest is dead code
         patterns: dict[tuple[str, ...], list[int]] = {}
         for index, call in calls.items():
             patterns.setdefault(call.blocks, []).append(index)

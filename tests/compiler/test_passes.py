@@ -127,3 +127,11 @@ def test_a_failing_pass_is_named_with_those_before_it():
         Sequential([ValueNumbering(), DropsEverything()])(toy_program(2))
     assert "drops_everything" in error.value.what
     assert "value_numbering" in str(error.value)
+
+
+def test_fuse_leaves_dead_code_alone():
+    """Without eliminate_dead, calls 1 and 3 still compute glue that nobody reads."""
+    model = toy_model()
+    graph = toy_graph(model)
+    program, _ = Sequential([ApplyMask(MASK, graph), ValueNumbering(), Fuse(model)])(toy_program(MASK.calls))
+    assert all(engine.outputs for engine in program.engines)
