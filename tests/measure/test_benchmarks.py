@@ -152,3 +152,22 @@ def test_quality_of_real_images(trained: Mask, tmp_path: Path) -> None:
     content = quality.run(scenario, options, tmp_path / "quality.json", resume=False, command="")
     (row,) = content["rows"]
     assert row["class_agreement"] > 0.5  # chance is 0.1
+
+
+def test_speed_table_says_how_much_faster_the_plan_is() -> None:
+    def row(name: str, median: float) -> dict[str, Any]:
+        seconds = {"min": median / 2, "median": median, "max": 2 * median}
+        return {"name": name, "seconds_per_image": seconds, "peak_pss_bytes": 5_000_000, "load_seconds": 1.0}
+
+    content = {
+        "scenario": {
+            "model": "m", "scheduler": "S", "steps": 4, "mask": {"calls": 4, "calls_run": 1},
+            "provider": "cpu",
+            "precision": "fp32", "threads": 2, "repeats": 3,
+        },
+        "rows": [row("plan", 0.1), row("dense", 0.4)],
+        "speedup": 4.0, "ideal_speedup": 5.0, "efficiency": 0.8,
+    }  # fmt: skip
+    lines = list(table.speed(content))
+    assert "| dense | 400.0 | 200.0 .. 800.0 | 5 MB | 1.0 s | 4.00x |" in lines
+    assert lines[-1].endswith("efficiency 0.80.")
