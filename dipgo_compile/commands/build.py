@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     help="Leave out a compiler pass, for bisecting. Can be given more than once.",
 )
 @click.option(
-    "--json", "json_file", type=click.File("w", lazy=False), help="Write the summary as JSON; - is stdout."
+    "--json", "json_file", type=click.File("w", lazy=True), help="Write the summary as JSON; - is stdout."
 )
 def build(
     mask: Path,
@@ -76,6 +76,8 @@ def build(
     """
     from dipgo_compile.mask import Mask
 
+    if json_file is not None:
+        json_file.open()  # an unwritable place is refused before minutes of work
     loaded = Mask.load(mask)
     with Steps() as steps:
         steps("import the compiler")

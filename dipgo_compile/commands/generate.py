@@ -44,7 +44,7 @@ from dipgo_compile.progress import Steps
 @click.option(
     "--json",
     "json_file",
-    type=click.File("w", lazy=False),
+    type=click.File("w", lazy=True),
     help="Write prompts, seeds, files and seconds as JSON; - is stdout.",
 )
 def generate(
@@ -65,6 +65,8 @@ def generate(
     """
     from dipgo_compile.runtime import Runtime
 
+    if json_file is not None:
+        json_file.open()  # an unwritable place is refused before minutes of work
     check_output(output)
     with Steps() as steps:
         steps("load the bundle")

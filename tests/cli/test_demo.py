@@ -24,9 +24,9 @@ MEASURED = {
 }
 
 
-def test_summary_compares_with_the_plan(tmp_path: Path) -> None:
+def test_summary_compares_with_the_plan() -> None:
     printed = io.StringIO()
-    Console(width=100, file=printed).print(summary(MEASURED, tmp_path))
+    Console(width=100, file=printed).print(summary(MEASURED))
     text = printed.getvalue()
     assert "4.50x" in text
     assert "5.00x" in text
