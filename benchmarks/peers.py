@@ -47,6 +47,11 @@ class Peers:
                 for seed in seeds
             ),
             Peer("even", f"{self._whole_calls} of {calls} calls, evenly spaced", self._even),
+            Peer(
+                "to-the-end",
+                f"{self._whole_calls} of {calls} calls, evenly spaced from the first to the last",
+                self._to_the_end,
+            ),
             Peer("deepcache", f"DeepCache, interval {interval}, branch 0, fewer steps", self._deepcache),
             Peer("fewer-steps", f"unpruned, {FEWER_STEPS} steps", partial(self._whole, FEWER_STEPS)),
         )
@@ -94,6 +99,13 @@ class Peers:
     def _even(self) -> Mask:
         keep = heuristics.evenly_spaced(self._trained.calls, len(self._trained.blocks), self._whole_calls)
         return self._with(keep, "even")
+
+    def _to_the_end(self) -> Mask:
+        """As ``_even``, but ending with the last call, as a schedule of fewer steps does."""
+        calls, count = self._trained.calls, self._whole_calls
+        computed = [round(index * (calls - 1) / (count - 1)) for index in range(count)]
+        keep = heuristics.whole_calls(calls, len(self._trained.blocks), computed)
+        return self._with(keep, "to-the-end")
 
     def _random(self, seed: int) -> Mask:
         blocks = self._trained.blocks

@@ -42,7 +42,7 @@ def made(peers: Peers, name: str) -> Mask:
     return next(peer for peer in peers.all() if peer.name == name).make()
 
 
-@pytest.mark.parametrize("name", ["random-1", "random-2", "even"])
+@pytest.mark.parametrize("name", ["random-1", "random-2", "even", "to-the-end"])
 def test_peers_cost_what_the_trained_mask_costs(peers: Peers, trained: Mask, name: str) -> None:
     budget, dense = peers.macs_per_image(trained), peers.macs_per_image(made(peers, "dense"))
     # heuristics.RATIO_TOLERANCE of the dense model's MACs, as in the paper's post-processing.
