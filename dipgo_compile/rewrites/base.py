@@ -1,0 +1,85 @@
+"""A rewrite changes the exported graph in place, before it is cut into blocks.
+
+Passes see blocks only; what happens between the nodes of a block is decided here. A replacement must look to
+the partitioner like the nodes it replaces: every new node carries the module scopes of an old one, and every
+new tensor its shape and dtype, since any of them may end up between two engines.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript.rewriter import RewriteRule, RewriteRuleSet
+
+from dipgo_compile.partition import SCOPES, node_scopes
+from dipgo_compile.program import Array
+
+
+class Rewrite(ABC):
+    """Replaces every match of a few patterns. It must not change what the graph computes, but for rounding.
+
+    ``backends`` names those that have the kernels it needs, and where it pays.
+    """
+
+    name: ClassVar[str]
+    backends: ClassVar[frozenset[str]]
+
+    def __call__(self, model: ir.Model) -> int:
+        """Change ``model`` in place; return the number of matches replaced."""
+        count = RewriteRuleSet(self.rules(), commute=True).apply_to_model(model)
+        if count:
+            RemoveUnusedNodesPass()(model)  # and the weights that replacements no longer read
+        return count
+
+    @abstractmethod
+    def rules(self) -> Sequence[RewriteRule]: ...
+
+
+def describe(
+    value: ir.Value, origin: ir.Node, like: ir.Value, shape: Sequence[int] | None = None
+) -> ir.Value:
+    """Give a new node's output the dtype of ``like`` and its shape, or ``shape``, and the node the module
+    scopes of ``origin``.
+    """
+    value.type = like.type
+    value.shape = like.shape if shape is None else ir.Shape(shape)
+    node = value.producer()
+    if node is not None and SCOPES in origin.metadata_props:
+        node.metadata_props[SCOPES] = origin.metadata_props[SCOPES]
+    return value
+
+
+def producer(value: ir.Value) -> ir.Node:
+    """The node of a value that a pattern matched as a node's output."""
+    node = value.producer()
+    assert node is not None
+    return node
+
+
+def same_module(nodes: Sequence[ir.Node]) -> bool:
+    """Whether one module made all ``nodes``. If not, a mask may cut between them."""
+    return len({tuple(node_scopes(node)[:-1]) for node in nodes}) == 1
+
+
+def dims(value: ir.Value) -> tuple[int, ...] | None:
+    """The static shape of a value, or None."""
+    if value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(value.shape.numpy())
+
+
+def weight(value: ir.Value) -> ir.TensorProtocol | None:
+    """The data of an initializer that no caller can override, or None."""
+    return value.const_value if value.is_initializer() and not value.is_graph_input() else None
+
+
+def constant(op: Any, origin: ir.Node, name: str, array: Array) -> ir.Value:
+    """An initializer for the replacement of ``origin`` that ``op`` builds; equal names share one."""
+    graph = origin.graph
+    found = graph.initializers.get(name) if isinstance(graph, ir.Graph) else None
+    made: ir.Value = found if found is not None else op.initializer(ir.Tensor(array, name=name), name=name)
+    return made

@@ -1,0 +1,311 @@
+"""Rewrites: the same results, the same blocks, and near misses left alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from conftest import Exported
+from reference import make_mask, options
+from toy_denoiser import GUIDANCE, toy_graph, toy_mask, toy_model, toy_schedule
+
+from dipgo_compile.build import build
+from dipgo_compile.engines import weight_bytes
+from dipgo_compile.errors import CompileError
+from dipgo_compile.export import export
+from dipgo_compile.models.source import example_inputs
+from dipgo_compile.partition import SCOPES, partition
+from dipgo_compile.pipeline import compile_program
+from dipgo_compile.rewrites import NAMES, apply, default_rewrites
+from tests.trainer.tiny_models import DIT, UNET
+from tests.trainer.tiny_models import build as random_model
+
+TOLERANCE = 1e-5  # relative to the largest value: float32 rounds at 6e-8, through some hundred layers
+
+
+def run(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    return session.run(None, dict(feeds))
+
+
+def operators(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
+
+
+def rewrite_named(name: str, model: ir.Model) -> int:
+    (found,) = (rewrite for rewrite in default_rewrites("onnxruntime") if rewrite.name == name)
+    return found(model)
+
+
+@pytest.fixture(scope="module", params=["unet", "dit", "tiny-sd"])
+def denoiser(request) -> Exported:
+    """A denoiser as the exporter gave it. Not to be changed."""
+    if request.param == "tiny-sd":
+        return request.getfixturevalue("plain_tiny_sd")
+    class_name, config = {"unet": ("UNet2DConditionModel", UNET), "dit": ("DiTTransformer2DModel", DIT)}[
+        request.param
+    ]
+    model = random_model(class_name, config)
+    geometry = model.geometry(batch=2)
+    return Exported(model, geometry, export(model, geometry))
+
+
+REPLACED = {"attention": "Attention", "split_linear": "Split", "group_norm": "GroupNormalization"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rewrite_replaces_every_match_and_keeps_the_result(name, denoiser):
+    model, exported = denoiser.model, denoiser.onnx
+    inputs = example_inputs(model.inputs(denoiser.geometry), seed=1)
+    feeds = {key: tensor.numpy() for key, tensor in inputs.items()}
+    rewritten = exported.clone()
+    count = rewrite_named(name, rewritten)
+    matches = operators(exported)[REPLACED[name]]
+    if model.class_name.startswith("DiT") and name == "split_linear":
+        assert matches > 0 == count  # its splits are in six, of the modulation
+    else:
+        assert count == matches
+        assert REPLACED[name] not in operators(rewritten)
+    assert_close(run(rewritten, feeds), run(exported, feeds))
+
+
+@pytest.mark.parametrize("granularity", ["block", "layer"])
+def test_blocks_are_cut_as_before(granularity, denoiser):
+    """Same blocks, which read and write the same tensors."""
+    model, rewritten = denoiser.model, denoiser.onnx.clone()
+    specs = model.inputs(denoiser.geometry)
+    apply(rewritten, default_rewrites("onnxruntime"))
+    before, after = (
+        partition(graph, model.blocks(granularity), specs) for graph in (denoiser.onnx, rewritten)
+    )
+    cut = [[(b.name, b.scope, b.inputs, b.outputs) for b in graph.blocks] for graph in (before, after)]
+    assert cut[0] == cut[1]
+    assert before.tensors == after.tensors
+
+
+def test_everything_new_is_named_and_typed(denoiser):
+    rewritten = denoiser.onnx.clone()
+    apply(rewritten, default_rewrites("onnxruntime"))
+    old = {node.name for node in denoiser.onnx.graph}
+    assert len({node.name for node in rewritten.graph}) == len(rewritten.graph)
+    for node in rewritten.graph:
+        assert node.name in old or SCOPES in node.metadata_props
+        assert all(v.name and v.dtype and v.shape is not None and v.shape.is_static() for v in node.outputs)
+
+
+def test_halves_of_a_weight_are_views_of_it(plain_tiny_sd):
+    exported, rewritten = plain_tiny_sd.onnx, plain_tiny_sd.onnx.clone()
+    rewrite_named("split_linear", rewritten)
+    assert weight_bytes(rewritten) <= weight_bytes(exported)
+    whole, parts = exported.graph.initializers, rewritten.graph.initializers
+    halves = [name for name in parts if name not in whole]
+    assert len(halves) == 4 * operators(exported)["Split"]
+    for name in halves:
+        original = whole[name.rpartition(".")[0]].const_value
+        assert np.shares_memory(parts[name].const_value.numpy(), original.numpy())
+
+
+def parsed(text: str, scopes: Mapping[str, str] | None = None) -> ir.Model:
+    """A graph whose nodes are in the module ``layer``, but for those that ``scopes`` places by output."""
+    header = '<ir_version: 10, opset_import: ["" : 23]>'
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(header + text)))
+    for node in model.graph:
+        name = node.outputs[0].name
+        node.metadata_props[SCOPES] = repr(["", (scopes or {}).get(name, "layer"), name])
+    return model
+
+
+def feeds_of(model: ir.Model) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {
+        value.name: generator.standard_normal(value.shape.numpy()).astype(np.float32)
+        for value in model.graph.inputs
+    }
+
+
+def attention(
+    mask: str = "", attributes: str = "", perm: str = "0,2,1,3", output: str = "y", scopes=None
+) -> ir.Model:
+    """Two heads of four, five queries on three keys; values of size six."""
+    return parsed(
+        f"""
+        attend (float[2,5,8] q, float[2,3,8] k, float[2,3,12] v {f", float[{mask}] m" if mask else ""})
+            => (float[2,5,12] {output})
+        <int64[4] s = {{0,0,2,4}}, int64[4] sv = {{0,0,2,6}}, int64[3] so = {{0,0,12}}>
+        {{
+          q4 = Reshape(q, s)
+          k4 = Reshape(k, s)
+          v4 = Reshape(v, sv)
+          qt = Transpose<perm=[0,2,1,3]>(q4)
+          kt = Transpose<perm=[0,2,1,3]>(k4)
+          vt = Transpose<perm=[0,2,1,3]>(v4)
+          a = Attention{attributes}(qt, kt, vt {", m" if mask else ""})
+          at = Transpose<perm=[{perm}]>(a)
+          y = Reshape(at, so)
+        }}
+        """,
+        scopes,
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        attention(),
+        attention(attributes="<scale=0.3>"),
+        attention(mask="2,2,5,3"),
+        attention(mask="1,2,5,3", attributes="<scale=2.0>"),
+        attention(mask="2,1,5,3"),
+    ],
+    ids=["plain", "scale", "mask", "mask for all samples", "mask for all heads"],
+)
+def test_attention_of_every_valid_form(model):
+    feeds = feeds_of(model)
+    expected = run(model, feeds)
+    assert rewrite_named("attention", model) == 1
+    assert operators(model) == {"MultiHeadAttention": 1}
+    assert_close(run(model, feeds), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        attention(attributes="<is_causal=1>"),
+        attention(attributes="<softcap=5.0>"),
+        attention(attributes="<scale=0.0>"),
+        attention(mask="2,2,1,3"),
+        attention(mask="5,3"),
+        attention(perm="0,2,3,1"),
+        attention(scopes={"q4": "projection"}),
+        attention(output="y, float[2,2,5,4] qt"),
+    ],
+    ids=[
+        "causal",
+        "softcap",
+        "scale of 0",
+        "mask for all queries",
+        "flat mask",
+        "another transpose",
+        "two modules",
+        "heads read elsewhere",
+    ],
+)
+def test_attention_that_the_kernel_lacks_is_left_alone(model):
+    before = operators(model)
+    assert rewrite_named("attention", model) == 0
+    assert operators(model) == before
+
+
+def linear(
+    split: str = "axis=-1, num_outputs=2", sizes: str = "", output: str = "", extra: str = ""
+) -> ir.Model:
+    return parsed(
+        f"""
+        project (float[2,3,4] x) => (float[2,3,6] first, float[2,3,6] second {output})
+        <float[4,12] w, float[12] b {", int64[2] n = {4, 8}" if sizes else ""}>
+        {{
+          product = MatMul(x, w)
+          sum = Add(product, b)
+          {extra}
+          first, second = Split<{split}>(sum {sizes})
+        }}
+        """.replace(
+            "float[4,12] w", f"float[4,12] w = {{{','.join(str(i % 7) for i in range(48))}}}"
+        ).replace("float[12] b", f"float[12] b = {{{','.join(str(i) for i in range(12))}}}")
+    )
+
+
+def test_split_linear():
+    model = linear()
+    feeds = feeds_of(model)
+    expected = run(model, feeds)
+    assert rewrite_named("split_linear", model) == 1
+    assert operators(model) == {"MatMul": 2, "Add": 2}
+    assert_close(run(model, feeds), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        linear(split="axis=-1", sizes=", n"),
+        linear(split="axis=0, num_outputs=2"),
+        linear(output=", float[2,3,12] sum"),
+        linear(output=", float[12,4] wt", extra="wt = Transpose(w)"),
+    ],
+    ids=["unequal parts", "another axis", "sum read elsewhere", "weight read elsewhere"],
+)
+def test_splits_of_another_kind_are_left_alone(model):
+    before = operators(model)
+    assert rewrite_named("split_linear", model) == 0
+    assert operators(model) == before
+
+
+def group_norm(scale: str = "float[6] s = {1,2,3,4,5,6}", inputs: str = "") -> ir.Model:
+    return parsed(
+        f"""
+        norm (float[2,6,4,4] x {inputs}) => (float[2,6,4,4] y)
+        <{scale}{"," if scale else ""} float[6] b = {{1,2,3,4,5,6}}>
+        {{ y = GroupNormalization<num_groups=3, epsilon=0.01>(x, s, b) }}
+        """
+    )
+
+
+def test_group_norm_is_as_exact_far_from_zero():
+    """Where E[x^2] - E[x]^2 cancels."""
+    model = group_norm()
+    x = feeds_of(model)["x"] + 100
+    rows = x.astype(np.float64).reshape(2, 3, -1)
+    unit = (rows - rows.mean(-1, keepdims=True)) / np.sqrt(rows.var(-1, keepdims=True) + 0.01)
+    affine = np.arange(1, 7).reshape(6, 1, 1)
+    assert rewrite_named("group_norm", model) == 1
+    (y,) = run(model, {"x": x})
+    np.testing.assert_allclose(y, unit.reshape(x.shape) * affine + affine, rtol=0, atol=3e-4)
+
+
+def test_group_norm_with_a_computed_scale_is_left_alone():
+    model = group_norm(scale="", inputs=", float[6] s")
+    assert rewrite_named("group_norm", model) == 0
+    assert operators(model) == {"GroupNormalization": 1}
+
+
+@pytest.fixture(scope="module")
+def mask(tiny_sd):
+    return make_mask(tiny_sd.model, tiny_sd.model.blocks(), "ddim", 2, lambda calls: [[True] * 9] * calls)
+
+
+def test_a_build_reports_its_rewrites_and_can_leave_one_out(mask, tmp_path):
+    report = build(mask, output=tmp_path / "m.dipgo", options=options(disabled=("attention",)))
+    names = [name for name in NAMES if name != "attention"]
+    assert [step.name for step in report.plan.passes[: len(names)]] == names
+    assert all(step.modified and "replaced" in step.summary for step in report.plan.passes[: len(names)])
+    engine = operators(ir.load(tmp_path / "m.dipgo" / "pattern0.onnx"))
+    assert engine["Attention"] and not engine["MultiHeadAttention"] and not engine["GroupNormalization"]
+
+
+def test_an_unknown_name_lists_passes_and_rewrites():
+    model, mask = toy_model(), toy_mask("11", "10")
+    schedule = toy_schedule(mask.calls)
+    with pytest.raises(CompileError, match="no_such_pass") as error:
+        compile_program(model, toy_graph(model), mask, schedule, GUIDANCE, disabled=["no_such_pass"])
+    assert {"fuse", *NAMES} <= set(error.value.available)
+
+
+def test_a_backend_without_the_kernels_gets_the_graph_as_exported():
+    assert default_rewrites("openvino") == []
+
+
+def test_nothing_to_replace_is_reported_so():
+    reports = apply(parsed("f (float[2] x) => (float[2] y) { y = Neg(x) }"), default_rewrites("onnxruntime"))
+    assert [(report.name, report.modified) for report in reports] == [(name, False) for name in NAMES]
