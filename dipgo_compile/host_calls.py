@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from dipgo_compile.errors import CompileError
-from dipgo_compile.program import Array, Program, Run
+from dipgo_compile.program import PROLOGUE, Array, Program, Run
 
 Step = Callable[[], None]
 
 
 class HostCalls:
-    """The steps of every call. ``sample`` and ``noise_pred`` are the buffers between host and program; they
-    are apart from the arena, because values in it are overwritten as soon as the program has no more use for
-    them.
+    """The steps of every call, the prologue's being call 0's. ``sample`` and ``noise_pred`` are the buffers
+    between host and program; they are apart from the arena, because values in it are overwritten as soon as
+    the program has no more use for them.
 
     Raises CompileError when the program cannot be cut at its calls.
     """
@@ -45,7 +45,7 @@ class HostCalls:
                 self._take(first_use[name], name)
         for instruction, step in zip(program.instructions, steps, strict=True):
             if isinstance(instruction, Run):
-                index = instruction.call
+                index = 0 if instruction.call == PROLOGUE else instruction.call
                 missing = [name for name in instruction.inputs if name not in known]
                 if index < current or missing:
                     problem = (

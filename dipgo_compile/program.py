@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
+PROLOGUE = -1  # the ``call`` of a run that comes before all calls and belongs to none
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -141,7 +143,7 @@ class Term:
 @dataclass(frozen=True, slots=True)
 class Run:
     """Compute an engine. ``inputs`` and ``outputs`` are values in the order of the engine's tensors; an
-    output that nobody reads is None.
+    output that nobody reads is None. ``call`` is the denoiser call it belongs to, or ``PROLOGUE``.
     """
 
     engine: str
@@ -217,7 +219,7 @@ class Program:
 
     def calls_with_runs(self) -> tuple[int, ...]:
         """Indices of the calls in which anything of the denoiser is computed."""
-        return tuple(sorted({run.call for run in self.runs()}))
+        return tuple(sorted({run.call for run in self.runs()} - {PROLOGUE}))
 
     def with_instructions(self, instructions: tuple[Instruction, ...]) -> Program:
         """The same program with other instructions; whatever they no longer mention is dropped."""

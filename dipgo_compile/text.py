@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dipgo_compile.plan import Plan
-from dipgo_compile.program import Coefficient, Combine, Engine, Instruction, Program, Run, Term
+from dipgo_compile.program import PROLOGUE, Coefficient, Combine, Engine, Instruction, Program, Run, Term
 
 
 def program_text(program: Program) -> str:
@@ -62,7 +62,8 @@ def _run(program: Program, run: Run) -> str:
     constants = len(run.inputs) - len(values)
     if constants:
         values.append(f"{constants} constant{'s' * (constants > 1)}")
-    return f"{outputs} = {run.engine}({', '.join(values)})  # call {run.call}"
+    call = "prologue" if run.call == PROLOGUE else f"call {run.call}"
+    return f"{outputs} = {run.engine}({', '.join(values)})  # {call}"
 
 
 def _sum(combine: Combine) -> str:

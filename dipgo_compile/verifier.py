@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from dipgo_compile.errors import CompileError
-from dipgo_compile.program import Combine, MemoryPlan, Program, Run, TensorSpec, Term
+from dipgo_compile.program import PROLOGUE, Combine, MemoryPlan, Program, Run, TensorSpec, Term
 
 
 def verify_program(program: Program) -> None:
@@ -19,7 +19,8 @@ def verify_program(program: Program) -> None:
     1. Every value is defined once, before it is read, and has a spec; constants match theirs.
     2. Every run fits its engine.
     3. Views lie inside their values, and a combination's terms have one shape that its output repeats.
-    4. A call's sample and noise prediction exist; the noise prediction is there when the call ends.
+    4. The runs of the prologue come first, so that they read nothing that a call computes.
+    5. A call's sample and noise prediction exist; the noise prediction is there when the call ends.
     """
     engines = {engine.name: engine for engine in program.engines}
     if len(engines) != len(program.engines):
@@ -32,8 +33,10 @@ def verify_program(program: Program) -> None:
                 f"the constant {name!r} is {data.dtype.name}{data.shape}, its spec says {spec}"
             )
     call_of: dict[str, int] = {}
+    in_prologue = True
     for index, instruction in enumerate(program.instructions):
         where = f"instruction {index}"
+        in_prologue = in_prologue and isinstance(instruction, Run) and instruction.call == PROLOGUE
         if isinstance(instruction, Run):
             engine = engines.get(instruction.engine)
             if engine is None:
@@ -43,7 +46,10 @@ def verify_program(program: Program) -> None:
                 len(engine.outputs),
             ):
                 raise CompileError(f"the run does not fit the engine {engine.name!r}", where=where)
-            if not 0 <= instruction.call < len(program.calls):
+            if instruction.call == PROLOGUE:
+                if not in_prologue:
+                    raise CompileError("a run of the prologue does not come first", where=where)
+            elif not 0 <= instruction.call < len(program.calls):
                 raise CompileError(f"there is no call {instruction.call}", where=where)
             read, written = (
                 set(instruction.inputs),

@@ -98,13 +98,14 @@ def early_tensors(graph: ir.Graph, timestep: str) -> set[str]:
     early: set[ir.Value] = {value for value in graph.inputs if value.name == timestep}
     for node in graph:
         read = [value for value in node.inputs if value is not None and not value.is_initializer()]
-        if all(value in early for value in read) and not _is_large_broadcast(node):
+        if all(value in early for value in read) and not is_large_broadcast(node):
             early.update(node.outputs)
     names = {value.name for value in early if value.name is not None}
     return names - {timestep}
 
 
-def _is_large_broadcast(node: ir.Node) -> bool:
+def is_large_broadcast(node: ir.Node) -> bool:
+    """Whether the node repeats its input more than 16 times."""
     if node.op_type not in ("Expand", "Tile"):
         return False
     shapes = [value.shape for value in (node.inputs[0], node.outputs[0]) if value is not None and value.shape]

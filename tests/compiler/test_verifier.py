@@ -13,6 +13,7 @@ from toy_denoiser import toy_program
 from dipgo_compile.errors import CompileError
 from dipgo_compile.passes.plan_memory import plan_memory
 from dipgo_compile.program import (
+    PROLOGUE,
     Call,
     Coefficient,
     Combine,
@@ -75,6 +76,24 @@ def test_accepts_what_unroll_makes():
 def test_refuses_a_broken_program(broken, message):
     with pytest.raises(CompileError, match=message):
         verify_program(broken)
+
+
+def test_a_prologue_comes_first_and_reads_no_value_of_a_call():
+    engine = replace(PROGRAM.engine(A_RUN.engine), name="prologue")
+    outputs = tuple(f"{name}@prologue" for name in engine.outputs)
+    specs = {hoisted: PROGRAM.specs[name] for hoisted, name in zip(outputs, A_RUN.outputs, strict=True)}
+    program = replace(PROGRAM, engines=(*PROGRAM.engines, engine), specs={**PROGRAM.specs, **specs})
+
+    def with_run(index: int, inputs: tuple[str, ...]) -> Program:
+        run = Run("prologue", PROLOGUE, inputs, outputs)
+        listed = list(PROGRAM.instructions)
+        return replace(program, instructions=(*listed[:index], run, *listed[index:]))
+
+    verify_program(with_run(0, ("text",) * len(engine.inputs)))
+    with pytest.raises(CompileError, match="before it is defined"):
+        verify_program(with_run(0, A_RUN.inputs))
+    with pytest.raises(CompileError, match="does not come first"):
+        verify_program(with_run(RUN, A_RUN.inputs))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 embedding = timestep * w            glue, shared by both blocks
 stem      = sample + c              glue
-down      : hidden, skip            from stem, embedding, text
+down      : hidden, skip            from stem, embedding, text (projected: a matrix product)
 up        : merged                  from hidden, skip, embedding
 noise_pred = merged * d             glue
 """
@@ -22,14 +22,15 @@ from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm
 TEXT = """
 <ir_version: 10, opset_import: ["" : 18]>
 toy (float[2,1,2,2] sample, float[1] timestep, float[2,1,2,2] text) => (float[2,1,2,2] noise_pred)
-<float w = {0.001}, float c = {0.5}, float d = {0.9}>
+<float w = {0.001}, float c = {0.5}, float d = {0.9}, float[2,2] k = {0.5, -0.25, 0.75, 1.0}>
 {
   stem = Add(sample, c)
   embedding = Mul(timestep, w)
   activated = Sigmoid(embedding)
   scaled = Mul(stem, activated)
   hidden = Tanh(scaled)
-  skip = Add(hidden, text)
+  projected = MatMul(text, k)
+  skip = Add(hidden, projected)
   shifted = Add(hidden, activated)
   forgotten = Identity(shifted)
   merged = Sub(forgotten, skip)
@@ -43,6 +44,7 @@ SCOPE = {
     "activated": "down",
     "scaled": "down",
     "hidden": "down",
+    "projected": "down",
     "skip": "down",
     "shifted": "up",
     "forgotten": None,
