@@ -2,7 +2,8 @@
 
 ``plan.json``, one ONNX file per engine, ``weights.bin`` (external data that all engines share),
 ``constants.bin`` (tensors known at build time) and ``mask.json``. All files lie side by side, because ONNX
-forbids external data outside the directory of its model. A bundle is written to a directory beside its place
+forbids external data outside the directory of its model. Backends keep what they can make again in
+``cache/``, which no part of the bundle depends on. A bundle is written to a directory beside its place
 and renamed when complete, so a killed build leaves no half bundle.
 """
 
@@ -10,24 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from dipgo_compile.errors import BundleError, CompileError
-from dipgo_compile.plan import FileRecord, Plan
+from dipgo_compile.integrity import STAMPS, check_files, record, remember
+from dipgo_compile.plan import Plan
 from dipgo_compile.plan_json import Bytes, constant_offsets, dump_plan, load_plan, parse_document, read_files
 from dipgo_compile.verifier import verify_memory, verify_program
 
 PLAN, CONSTANTS, WEIGHTS, MASK = "plan.json", "constants.bin", "weights.bin", "mask.json"
+CACHE = "cache"
 MAX_PLAN_BYTES = 1 << 28  # a plan of a thousand calls has a few MB; more is not a plan
-CHUNK_BYTES = 1 << 20
 REBUILD = "build the bundle again, or copy it again from its source"
 
 
@@ -72,10 +72,11 @@ def write_bundle(
             write_engines(staging)
             _write_constants(staging / CONSTANTS, plan)
             (staging / MASK).write_text(mask_json, encoding="utf-8")
-            files = {file.name: _record(file) for file in sorted(staging.iterdir())}
+            files = {file.name: record(file) for file in sorted(staging.iterdir())}
             plan = replace(plan, files=files)
             _write_durably(staging / PLAN, dump_plan(plan))
             _move_into_place(staging, path)
+            remember(path, files, path / CACHE / STAMPS)
         except BaseException:  # Ctrl-C too
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -86,7 +87,8 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     """Open a bundle and check it: format, version, every size, every name and offset, the program and its
     memory.
 
-    ``verify=False`` skips only the SHA-256 of the files, which reads all of them. Raises BundleError.
+    ``verify=False`` skips only the SHA-256 of the files, which reads those that changed since the last time.
+    Raises BundleError.
     """
     path = Path(path)
     where = path / PLAN
@@ -100,7 +102,13 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
         )
     try:
         document = parse_document(_read_text(where), str(where))
-        _check_files(path, read_files(document, str(where)), verify)
+        check_files(
+            path,
+            read_files(document, str(where)),
+            contents=verify,
+            stamps=path / CACHE / STAMPS,
+            mend=REBUILD,
+        )
         plan = load_plan(document, _map(path / CONSTANTS), str(where))
         verify_program(plan.program)
         verify_memory(plan.program, plan.memory)
@@ -111,34 +119,6 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
             f"cannot read the bundle: {error.strerror or error}", where=error.filename or path
         ) from error
     return Bundle(path, plan)
-
-
-def _check_files(path: Path, files: dict[str, FileRecord], verify: bool) -> None:
-    """Sizes always; contents when asked, several files at a time (hashing releases the interpreter lock)."""
-    for name, record in files.items():
-        file = path / name
-        if not file.is_file():
-            raise BundleError(f"{name} is missing from the bundle", where=file, mend=REBUILD)
-        size = file.stat().st_size
-        if size != record.nbytes:
-            state = "truncated" if size < record.nbytes else "altered"
-            raise BundleError(
-                f"{name} was {state}: expected {record.nbytes:,} bytes, found {size:,}",
-                where=file,
-                mend=REBUILD,
-            )
-    if not verify:
-        return
-    with ThreadPoolExecutor() as pool:
-        for (name, record), found in zip(
-            files.items(), pool.map(_sha256, [path / name for name in files]), strict=True
-        ):
-            if found != record.sha256:
-                raise BundleError(
-                    f"{name} was altered: expected SHA-256 {record.sha256}, found {found}",
-                    where=path / name,
-                    mend=REBUILD,
-                )
 
 
 def _read_text(file: Path) -> str:
@@ -168,20 +148,6 @@ def _write_constants(file: Path, plan: Plan) -> None:
             stream.seek(offsets[name])
             stream.write(np.ascontiguousarray(data).data)
         stream.truncate(size)
-
-
-def _record(file: Path) -> FileRecord:
-    return FileRecord(file.stat().st_size, _sha256(file))
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    chunk = bytearray(CHUNK_BYTES)
-    view = memoryview(chunk)
-    with file.open("rb", buffering=0) as stream:
-        while count := stream.readinto(chunk):
-            digest.update(view[:count])
-    return digest.hexdigest()
 
 
 def _write_durably(file: Path, text: str) -> None:

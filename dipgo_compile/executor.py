@@ -20,7 +20,7 @@ from dipgo_compile.errors import InputError
 from dipgo_compile.host_calls import HostCalls, Step
 from dipgo_compile.plan import Plan
 from dipgo_compile.plan_json import ALIGNMENT
-from dipgo_compile.program import Array, Coefficient, Combine, Run, TensorSpec, Term
+from dipgo_compile.program import PROLOGUE, Array, Coefficient, Combine, Run, TensorSpec, Term
 
 Coefficients = list[float]
 
@@ -45,7 +45,7 @@ class Session:
         # Where a denoiser call begins, for callbacks.
         starts: dict[int, int] = {}
         for index, instruction in enumerate(program.instructions):
-            if isinstance(instruction, Run):
+            if isinstance(instruction, Run) and instruction.call != PROLOGUE:
                 starts.setdefault(instruction.call, index)
         self._starts = tuple((index, call) for call, index in starts.items())
         self._host: HostCalls | None = None
@@ -93,6 +93,23 @@ class Session:
                 for step in self._steps[begin:]:
                     step()
             return self._tensors[self.plan.program.output].copy()
+
+    def warm_up(self) -> None:
+        """Compute every engine once, on whatever lies in the arena, so that weights and activations are in
+        memory before the first image.
+        """
+        with self._claimed():
+            for step in self.engine_steps().values():
+                step()
+
+    def engine_steps(self) -> dict[str, Step]:
+        """The first run of every engine, by its name: calling it computes on whatever lies in the arena."""
+        pairs = zip(self.plan.program.instructions, self._steps, strict=True)
+        steps: dict[str, Step] = {}
+        for run, step in pairs:
+            if isinstance(run, Run):
+                steps.setdefault(run.engine, step)
+        return steps
 
     def run_call(self, index: int, sample: npt.ArrayLike, conditions: Mapping[str, npt.ArrayLike]) -> Array:
         """The noise prediction of one denoiser call, a new array, for hosts with their own scheduler.

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dipgo_compile.backends.base import Backend
+from dipgo_compile.backends.base import Backend, LoadOptions
+from dipgo_compile.backends.registry import make_backend
 from dipgo_compile.bundle import Bundle, open_bundle
 from dipgo_compile.errors import InputError
 from dipgo_compile.executor import Session, unit_noise
-from dipgo_compile.plan import Plan
+from dipgo_compile.plan import Plan, Target
 from dipgo_compile.program import Array
 
 if TYPE_CHECKING:
@@ -27,26 +28,37 @@ DEFAULT_GUIDANCE_SCALE = 7.5
 class Runtime:
     """A loaded bundle. Threads may share it: each works in a session of its own, all use the same engines."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, options: LoadOptions | None = None) -> None:
         self.bundle = bundle
-        self._engines = backend.open(bundle, threads)
+        self._options = options or LoadOptions()
+        self._engines = backend.open(bundle, self._options)
         self._local = threading.local()
         self._closed = False
 
     @classmethod
     def load(
-        cls, path: str | Path, *, provider: str | None = None, threads: int | None = None, verify: bool = True
+        cls,
+        path: str | Path,
+        *,
+        backend: str | None = None,
+        provider: str | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        memory: str = "balanced",
+        verify: bool = True,
     ) -> Runtime:
         """Load a bundle.
 
-        ``provider`` overrides the one it was built for; ``threads`` compute one engine together (default: the
-        physical cores); ``verify=False`` skips hashing the files, which reads all of them once. Raises
-        BundleError, BackendError.
+        ``backend``, ``provider`` and ``precision`` override what it was built for; ``threads`` compute one
+        engine together (default: the physical cores). ``memory`` is ``low``, ``balanced`` or ``fast``: see
+        ``LoadOptions``. ``verify=False`` skips hashing the files, which reads those that changed since they
+        were last hashed. Raises BundleError, BackendError, InputError.
         """
-        from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
-
+        options = LoadOptions(threads, memory, verify)
         bundle = open_bundle(path, verify=verify)
-        return cls(bundle, OnnxRuntimeBackend(provider or bundle.plan.target.provider), threads)
+        built = bundle.plan.target
+        target = Target(provider or built.provider, precision or built.precision, backend or built.backend)
+        return cls(bundle, make_backend(target), options)
 
     @property
     def plan(self) -> Plan:
@@ -94,7 +106,10 @@ class Runtime:
         """A session with an arena of its own, over the shared engines. It serves one thread at a time."""
         if self._closed:
             raise InputError("this runtime is closed", where=self.bundle.path, mend="load the bundle again")
-        return Session(self.plan, self._engines)
+        session = Session(self.plan, self._engines)
+        if self._options.memory == "fast":
+            session.warm_up()
+        return session
 
     def as_unet(self) -> HostedDenoiser:
         """A drop-in for ``pipe.unet`` (or ``pipe.transformer``) of a diffusers pipeline that keeps its own

@@ -7,10 +7,37 @@ order of a plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from dipgo_compile.bundle import Bundle
+from dipgo_compile.errors import InputError
 from dipgo_compile.program import Array
+
+MEMORY_MODES = ("low", "balanced", "fast")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How engines are opened.
+
+    ``threads`` compute one engine together; None lets the backend choose. ``memory``: with ``low``, the
+    memory of activations goes back to the system as soon as they are read, and is asked for again; with
+    ``balanced``, it is kept, once for all engines; with ``fast``, weights and activations are brought into
+    memory before the first image. ``verify``: files that a backend keeps beside a bundle are hashed.
+    Raises InputError.
+    """
+
+    threads: int | None = None
+    memory: str = "balanced"
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        if self.memory not in MEMORY_MODES:
+            raise InputError(f"there is no memory mode {self.memory!r}", available=MEMORY_MODES)
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"{self.threads} threads cannot compute anything", mend="use 1 or more")
 
 
 class EngineSession(Protocol):
@@ -27,10 +54,31 @@ class EngineSession(Protocol):
 
 
 class Backend(Protocol):
-    """An execution provider."""
+    """An execution provider in one precision. ``registry.py`` lists them."""
 
-    def open(self, bundle: Bundle, threads: int | None = None) -> Mapping[str, EngineSession]:
-        """Load every engine of the bundle, by name. ``threads`` compute one engine together; None lets the
-        backend choose. Raises BackendError.
+    def prepare(self, bundle: Bundle) -> bool:
+        """Keep beside the bundle what makes opening it faster on this machine, unless it is there and
+        unaltered. Opening does so too; a build does it so that nobody waits then.
+
+        Answers whether it is there now: a disk may be full, or the bundle in a place where nothing can be
+        written. Raises BackendError for an engine that can't be opened.
+        """
+        ...
+
+    def open(self, bundle: Bundle, options: LoadOptions) -> Mapping[str, EngineSession]:
+        """Load every engine of the bundle, by name. Raises BackendError."""
+        ...
+
+    def open_file(
+        self,
+        name: str,
+        file: Path,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        threads: int | None = None,
+    ) -> EngineSession:
+        """Load one ONNX file, alone in its process, with the options that a bundle's engines get. ``name`` is
+        for messages; ``inputs`` and ``outputs`` are all tensors of the graph, in the order of ``bind``.
+        Raises BackendError.
         """
         ...

@@ -13,12 +13,15 @@ them.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
-from dipgo_compile.backends.base import EngineSession
+from dipgo_compile.backends.base import EngineSession, LoadOptions
+from dipgo_compile.backends.prepack import EngineCache, can_make
 from dipgo_compile.bundle import Bundle
 from dipgo_compile.errors import BackendError
 from dipgo_compile.program import Array
@@ -31,11 +34,13 @@ ERRORS_ONLY = 3
 SAME_AS_REQUESTED = 1
 
 
-def session_options(threads: int | None = None, engines: int = 1) -> ort.SessionOptions:
+def session_options(
+    threads: int | None = None, engines: int = 1, memory: str = "balanced"
+) -> ort.SessionOptions:
     """The options every session of this project uses, references in benchmarks included.
 
     ``threads`` of None is ONNX Runtime's choice, the physical cores. ``engines`` is the number of sessions
-    that take turns in this process.
+    that take turns in this process. ``memory``: see ``LoadOptions``.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -43,8 +48,11 @@ def session_options(threads: int | None = None, engines: int = 1) -> ort.Session
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = ERRORS_ONLY
-    _register_shared_arena()
-    options.add_session_config_entry("session.use_env_allocators", "1")
+    if memory == "low":
+        options.enable_cpu_mem_arena = False
+    else:
+        _register_shared_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if engines > 1:
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -75,21 +83,81 @@ class OnnxRuntimeBackend:
                 mend=f'pip install "dipgo-compile[{extra}]", or load with provider="cpu"',
             )
 
-    def open(self, bundle: Bundle, threads: int | None = None) -> Mapping[str, EngineSession]:
-        """Load every engine. Raises BackendError when ONNX Runtime refuses one."""
+    def prepare(self, bundle: Bundle) -> bool:
+        """See ``Backend.prepare``: the cache of ``prepack.py``, on a CPU."""
+        return self._prepared(bundle, verify=True) is not None
+
+    def open(self, bundle: Bundle, options: LoadOptions) -> Mapping[str, EngineSession]:
+        """Load every engine, packed for this processor where that can be. Raises BackendError when ONNX
+        Runtime refuses one.
+        """
         engines = bundle.plan.program.engines
-        options = session_options(threads, len(engines))
-        opened: dict[str, EngineSession] = {}
-        for engine in engines:
-            file = bundle.engine_path(engine.name)
-            try:
-                session = ort.InferenceSession(str(file), options, providers=[self.provider])
-            except Exception as error:  # ONNX Runtime raises a class per status code, without a common base
-                raise BackendError(
-                    f"ONNX Runtime refuses the engine {engine.name!r}: {error}", where=file
-                ) from error
-            opened[engine.name] = OnnxRuntimeEngine(engine.name, session, engine.inputs, engine.outputs)
-        return opened
+        cache = self._prepared(bundle, verify=options.verify)
+        path = bundle.engine_path if cache is None else cache.path
+        chosen = session_options(options.threads, len(engines), options.memory)
+        if cache is not None:
+            chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was done
+        return {
+            engine.name: self._session(engine.name, path(engine.name), engine.inputs, engine.outputs, chosen)
+            for engine in engines
+        }
+
+    def _prepared(self, bundle: Bundle, *, verify: bool) -> EngineCache | None:
+        """The cache, made if need be; None where there can be none."""
+        if self.provider != PROVIDERS["cpu"][0]:
+            return None
+        cache = EngineCache.of(bundle)
+        if cache.check(contents=verify):
+            return cache
+        if not can_make():
+            return None
+        try:
+            cache.make(self._save)
+        except OSError as error:
+            reason = error.strerror or error
+            warnings.warn(
+                f"engines are opened slowly: they cannot be kept in {cache.directory}: {reason}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            return None
+        return cache
+
+    def _save(self, engine: str, portable: Path, target: Path, entries: Mapping[str, str]) -> None:
+        options = session_options()
+        options.optimized_model_filepath = str(target)
+        for name, value in entries.items():
+            options.add_session_config_entry(name, value)
+        _open(engine, portable, options, self.provider)
+
+    def open_file(
+        self,
+        name: str,
+        file: Path,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        threads: int | None = None,
+    ) -> EngineSession:
+        """See ``Backend.open_file``."""
+        return self._session(name, file, inputs, outputs, session_options(threads))
+
+    def _session(
+        self,
+        name: str,
+        file: Path,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        options: ort.SessionOptions,
+    ) -> EngineSession:
+        session = _open(name, file, options, self.provider)
+        return OnnxRuntimeEngine(name, session, inputs, outputs)
+
+
+def _open(name: str, file: Path, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(str(file), options, providers=[provider])
+    except Exception as error:  # ONNX Runtime raises a class per status code, without a common base
+        raise BackendError(f"ONNX Runtime refuses the engine {name!r}: {error}", where=file) from error
 
 
 class OnnxRuntimeEngine:

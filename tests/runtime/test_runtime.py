@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import toy
 
 import dipgo_compile
 from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
-from dipgo_compile.bundle import write_bundle
+from dipgo_compile.bundle import CACHE, write_bundle
 from dipgo_compile.errors import BackendError, BundleError, InputError
 from dipgo_compile.program import TensorSpec
 from dipgo_compile.runtime import Runtime
@@ -125,6 +126,7 @@ def test_a_provider_that_is_not_there_is_named(pristine: Path) -> None:
 
 
 def test_an_engine_that_is_no_model_is_named(bundle: Path) -> None:
+    shutil.rmtree(bundle / CACHE, ignore_errors=True)  # engines opened before are in there
     size = (bundle / "early.onnx").stat().st_size
     (bundle / "early.onnx").write_bytes(b"\x07" * size)
     with pytest.raises(BackendError, match="refuses the engine 'early'"):

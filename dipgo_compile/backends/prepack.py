@@ -1,0 +1,205 @@
+"""Engines as ONNX Runtime optimised and packed them for this processor, kept beside the portable ones.
+
+Opening a portable engine optimises its graph and copies every large weight into the layout that the kernels
+read: seconds, and a private copy for every engine that uses the weight. Here that work is done once.
+``BUNDLE/cache/KEY/`` holds the optimised engines over one ``weights.bin``, in which each tensor, packed or
+not, lies once however many engines read it. Sessions map the file, so its pages are shared by all engines and
+all processes, and the kernel may drop them.
+
+Such a cache is only good for the ONNX Runtime and the processor it was made with: both are in its key, with
+the hashes of the engines. It can be deleted at any time. Making one takes the ``onnx`` package; a machine
+that only runs bundles, and has no cache that fits, opens the portable engines instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import onnxruntime as ort
+
+from dipgo_compile.bundle import CACHE, WEIGHTS, Bundle
+from dipgo_compile.errors import BackendError, BundleError
+from dipgo_compile.integrity import STAMPS, check_files, record, remember
+from dipgo_compile.plan import FileRecord
+
+if TYPE_CHECKING:
+    import onnx
+
+MANIFEST = "manifest.json"
+MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the ONNX file
+ALIGNMENT = 4096  # of a tensor in the weight file: a page, so that none is mapped for two tensors
+KEY_LENGTH = 12  # hexadecimal digits
+PACKED = "prepacked_"
+"""ONNX Runtime's key for a packed form of a tensor in ``external_data``: ``NAME|OFFSET;LENGTH;CHECKSUM|...``,
+one part for each buffer of the packed form."""
+
+OpenEngine = Callable[[str, Path, Path, Mapping[str, str]], object]
+"""Makes a session of the named engine, from the first path, that saves its optimised graph at the second,
+with these session options.
+"""
+
+
+@dataclass(frozen=True)
+class EngineCache:
+    """The cache of one bundle for this machine's processor and ONNX Runtime, whether it exists or not."""
+
+    bundle: Bundle
+    directory: Path
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> EngineCache:
+        files = bundle.plan.files
+        parts = [ort.__version__, _processor(), *(files[name].sha256 for name in _sources(bundle))]
+        key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:KEY_LENGTH]
+        return cls(bundle, bundle.path / CACHE / f"cpu-onnxruntime-{ort.__version__}-{key}")
+
+    def check(self, *, contents: bool) -> bool:
+        """Whether all files are there in their full size, and with ``contents`` unaltered."""
+        try:
+            manifest = json.loads((self.directory / MANIFEST).read_text(encoding="utf-8"))
+            records = {name: FileRecord(**entry) for name, entry in manifest.items()}
+            if set(records) != {WEIGHTS, *self.bundle.plan.engine_files.values()}:
+                return False
+            stamps = self.directory / STAMPS
+            check_files(self.directory, records, contents=contents, stamps=stamps, mend="delete the cache")
+        except (OSError, ValueError, TypeError, AttributeError, BundleError):
+            return False
+        return True
+
+    def path(self, engine: str) -> Path:
+        return self.directory / self.bundle.plan.engine_files[engine]
+
+    def make(self, open_engine: OpenEngine) -> None:
+        """Optimise and pack every engine. The cache appears under its name when it is whole.
+
+        Raises BackendError where ONNX Runtime fails or writes something this module doesn't understand,
+        OSError when the disk is full or not writable.
+        """
+        staging = self.directory.with_name(f".{self.directory.name}.{os.getpid()}.tmp")
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            staging.mkdir(parents=True)
+            with (staging / WEIGHTS).open("wb") as stream:
+                store = _Store(stream)
+                for engine in self.bundle.plan.program.engines:
+                    portable = self.bundle.engine_path(engine.name)
+                    _pack(engine.name, portable, staging / self.path(engine.name).name, store, open_engine)
+            records = {WEIGHTS: store.record()}
+            records |= {file.name: record(file) for file in staging.iterdir() if file.name != WEIGHTS}
+            manifest = {name: asdict(entry) for name, entry in sorted(records.items())}
+            (staging / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            shutil.rmtree(self.directory, ignore_errors=True)  # one that was incomplete, or altered
+            staging.rename(self.directory)
+            remember(self.directory, records, self.directory / STAMPS)
+        except BaseException:  # Ctrl-C too
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+def can_make() -> bool:
+    """Whether this machine has what making a cache takes."""
+    return find_spec("onnx") is not None
+
+
+def _sources(bundle: Bundle) -> Iterator[str]:
+    """The files of the bundle that a cache is made from."""
+    yield from bundle.plan.engine_files.values()
+    if WEIGHTS in bundle.plan.files:
+        yield WEIGHTS
+
+
+def _processor() -> str:
+    """The model and its instruction sets: kernels, and with them the layout of weights, depend on both."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    named = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    return "\n".join(named.get(name, "") for name in ("model name", "flags", "Features"))
+
+
+class _Store:
+    """The weight file while it is written. Equal bytes are stored once."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._end, self._sha256 = stream, 0, hashlib.sha256()
+        self._places: dict[bytes, int] = {}
+
+    def add(self, data: memoryview) -> int:
+        """The offset at which the bytes lie."""
+        digest = hashlib.sha256(data).digest()
+        if digest not in self._places:
+            self._append(bytes(-self._end % ALIGNMENT))
+            self._places[digest] = self._end
+            self._append(data)
+        return self._places[digest]
+
+    def record(self) -> FileRecord:
+        return FileRecord(self._end, self._sha256.hexdigest())
+
+    def _append(self, data: bytes | memoryview) -> None:
+        self._stream.write(data)
+        self._sha256.update(data)
+        self._end += len(data)
+
+
+def _pack(name: str, portable: Path, target: Path, store: _Store, open_engine: OpenEngine) -> None:
+    """Let ONNX Runtime save one engine with weights of its own; move those into the store."""
+    import onnx
+
+    weights = target.with_suffix(".weights")
+    open_engine(
+        name,
+        portable,
+        target,
+        {
+            "session.optimized_model_external_initializers_file_name": weights.name,
+            "session.optimized_model_external_initializers_min_size_in_bytes": str(MIN_EXTERNAL_BYTES),
+            "session.save_external_prepacked_constant_initializers": "1",
+        },
+    )
+    model = onnx.load(target, load_external_data=False)
+    if weights.exists() and weights.stat().st_size:
+        with (
+            weights.open("rb") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as data,
+        ):
+            for tensor in model.graph.initializer:
+                if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                    _move(tensor, data, store)
+        weights.unlink()
+    target.write_bytes(model.SerializeToString())
+
+
+def _move(tensor: onnx.TensorProto, data: memoryview, store: _Store) -> None:
+    """Store the tensor and its packed form, and let it refer to them there."""
+
+    def moved(offset: str, length: str) -> str:
+        with data[int(offset) : int(offset) + int(length)] as part:
+            return str(store.add(part))
+
+    entries = {entry.key: entry for entry in tensor.external_data}
+    try:
+        entries["offset"].value = moved(entries["offset"].value, entries["length"].value)
+        entries["location"].value = WEIGHTS
+        for key, entry in entries.items():
+            if key.startswith(PACKED):
+                name, *buffers = entry.value.split("|")
+                parts = [buffer.split(";") for buffer in buffers]
+                places = [";".join((moved(offset, length), length, sum_)) for offset, length, sum_ in parts]
+                entry.value = "|".join((name, *places))
+    except (KeyError, ValueError) as error:
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} saved the weight {tensor.name!r} in an unknown way: {error}"
+        ) from error

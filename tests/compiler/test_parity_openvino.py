@@ -1,0 +1,41 @@
+"""Random masks in OpenVINO, against the same oracle."""
+
+from __future__ import annotations
+
+import pytest
+from reference import assert_parity, make_mask, options
+from test_parity import random_rows
+
+from dipgo_compile.comparison import TOLERANCES
+from dipgo_compile.passes.fuse import STRATEGIES
+
+ov = pytest.importorskip("openvino")
+BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_mask(seed, tiny_sd, tmp_path):
+    """fp32, at the tolerance of ONNX Runtime."""
+    blocks = tiny_sd.model.blocks(("block", "layer")[seed % 2])
+    mask = make_mask(
+        tiny_sd.model, blocks, ("ddim", "plms")[seed // 2 % 2], 6, random_rows(len(blocks), seed)
+    )
+    chosen = options(backend="openvino", fuse=STRATEGIES[seed % len(STRATEGIES)])
+    assert_parity(tiny_sd, mask, chosen, tmp_path / "m.dipgo", seed)
+
+
+@pytest.mark.skipif(not BF16, reason="this processor has no bfloat16")
+@pytest.mark.parametrize("seed", range(3))
+def test_random_mask_in_bf16(seed, tiny_sd, tmp_path):
+    blocks = tiny_sd.model.blocks()
+    mask = make_mask(tiny_sd.model, blocks, "ddim", 6, random_rows(len(blocks), seed))
+    accepted = TOLERANCES["bf16"]
+    assert_parity(
+        tiny_sd,
+        mask,
+        options(backend="openvino", precision="bf16"),
+        tmp_path / "m.dipgo",
+        seed,
+        accepted.noise_pred,
+        accepted.latents,
+    )

@@ -1,0 +1,150 @@
+"""The cache of engines that ONNX Runtime optimised for this processor."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from reference import make_mask
+
+from dipgo_compile.backends import onnxruntime, prepack
+from dipgo_compile.backends.base import MEMORY_MODES
+from dipgo_compile.backends.prepack import EngineCache
+from dipgo_compile.build import build
+from dipgo_compile.bundle import CACHE, WEIGHTS, Bundle, open_bundle
+from dipgo_compile.errors import InputError
+from dipgo_compile.example import example_inputs
+from dipgo_compile.program import Array
+from dipgo_compile.runtime import Runtime
+
+
+@pytest.fixture(scope="module")
+def pristine(tiny_sd, tmp_path_factory) -> Path:
+    """Three patterns of overlapping blocks and a prologue; read it, don't change it."""
+    mask = make_mask(tiny_sd.model, tiny_sd.model.blocks(), "ddim", 4, lambda calls: [[True] * 9] * calls)
+    rows = (mask.keep[0], (False,) * 4 + (True,) * 5, mask.keep[0], (False,) * 8 + (True,))
+    return build(replace(mask, keep=rows), output=tmp_path_factory.mktemp("prepack") / "m.dipgo").path
+
+
+@pytest.fixture
+def bundle(pristine: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(pristine, tmp_path / "m.dipgo"))
+
+
+@pytest.fixture(scope="module")
+def portable(pristine: Path, tmp_path_factory) -> Array:
+    """What the engines give without a cache."""
+    path = tmp_path_factory.mktemp("portable") / "m.dipgo"
+    shutil.copytree(pristine, path, ignore=shutil.ignore_patterns(CACHE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "can_make", lambda: False)
+        latents = denoise(path)
+    assert not (path / CACHE).exists()
+    return latents
+
+
+def denoise(path: Path, **options: str | bool) -> Array:
+    with Runtime.load(path, threads=1, **options) as runtime:
+        inputs = example_inputs(runtime.plan)
+        return runtime.denoise(inputs.latents, guidance_scale=3.0, **inputs.conditions)
+
+
+def cache_of(path: Path) -> EngineCache:
+    return EngineCache.of(open_bundle(path, verify=False))
+
+
+def test_build_makes_it_and_it_computes_the_same(pristine: Path, portable: Array) -> None:
+    assert cache_of(pristine).check(contents=True)
+    np.testing.assert_allclose(denoise(pristine), portable, rtol=1e-5, atol=1e-5)
+
+
+def test_every_weight_is_stored_once(pristine: Path) -> None:
+    """Four engines over one file that is less than half again as large as the weights."""
+    cache = cache_of(pristine)
+    files = {file.name for file in cache.directory.iterdir()}
+    assert {WEIGHTS, "pattern0.onnx", "pattern1.onnx", "pattern2.onnx", "prologue.onnx"} < files
+    size = (cache.directory / WEIGHTS).stat().st_size
+    assert size < 1.5 * (pristine / WEIGHTS).stat().st_size
+    shared: dict[str, set[str]] = {}
+    for name in ("pattern0.onnx", "pattern1.onnx"):
+        graph = onnx.load(cache.directory / name, load_external_data=False).graph
+        for tensor in graph.initializer:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            if entries:
+                assert entries["location"] == WEIGHTS
+                assert int(entries["offset"]) + int(entries["length"]) <= size
+                shared.setdefault(entries["offset"], set()).add(name)
+    assert sum(len(names) == 2 for names in shared.values()) > 50
+
+
+@pytest.mark.parametrize("damage", ["byte", "truncated", "missing", "manifest"])
+def test_a_damaged_cache_is_made_again(bundle: Path, portable: Array, damage: str) -> None:
+    cache = cache_of(bundle)
+    file = cache.directory / (WEIGHTS if damage != "manifest" else prepack.MANIFEST)
+    data = bytearray(file.read_bytes())
+    if damage == "byte":
+        data[len(data) // 2] ^= 1
+    file.write_bytes(data if damage == "byte" else data[:-1] if damage != "manifest" else b'{"a": 1}')
+    if damage == "missing":
+        (cache.directory / "pattern0.onnx").unlink()
+    assert not cache.check(contents=True)
+    np.testing.assert_allclose(denoise(bundle), portable, rtol=1e-5, atol=1e-5)
+    assert cache.check(contents=True)
+    assert [path.name for path in cache.directory.parent.glob(".*")] == []
+
+
+def test_another_processor_or_other_engines_have_another_cache(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_bundle(bundle)
+    here = EngineCache.of(opened).directory
+    monkeypatch.setattr(prepack, "_processor", lambda: "an abacus")
+    there = EngineCache.of(opened).directory
+    monkeypatch.undo()
+    record = replace(opened.plan.files["pattern0.onnx"], sha256="0" * 64)
+    plan = replace(opened.plan, files={**opened.plan.files, "pattern0.onnx": record})
+    assert len({here, there, EngineCache.of(Bundle(bundle, plan)).directory}) == 3
+    assert here.is_dir() and not there.exists()
+
+
+def test_where_nothing_can_be_written_the_portable_engines_are_used(bundle: Path, portable: Array) -> None:
+    shutil.rmtree(bundle / CACHE)
+    (bundle / CACHE).write_text("in the way")
+    with pytest.warns(RuntimeWarning, match="engines are opened slowly"):
+        found = denoise(bundle)
+    np.testing.assert_allclose(found, portable, rtol=1e-5, atol=1e-5)
+
+
+def test_an_interrupted_packing_leaves_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(bundle / CACHE)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx, "load", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Runtime.load(bundle)
+    assert list((bundle / CACHE).iterdir()) == []
+
+
+@pytest.mark.parametrize("memory", MEMORY_MODES)
+def test_memory_modes_compute_the_same(pristine: Path, portable: Array, memory: str) -> None:
+    np.testing.assert_allclose(denoise(pristine, memory=memory), portable, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_memory_mode_is_refused(pristine: Path) -> None:
+    with pytest.raises(InputError, match="no memory mode 'tiny'") as caught:
+        Runtime.load(pristine, memory="tiny")
+    assert caught.value.available == MEMORY_MODES
+
+
+def test_the_manifest_records_every_file(pristine: Path) -> None:
+    directory = cache_of(pristine).directory
+    manifest = json.loads((directory / prepack.MANIFEST).read_text())
+    assert set(manifest) == {f.name for f in directory.iterdir()} - {prepack.MANIFEST, "verified.json"}
