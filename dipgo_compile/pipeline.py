@@ -14,17 +14,19 @@ from dipgo_compile.passes.eliminate_dead import EliminateDead
 from dipgo_compile.passes.fold_schedule import FoldSchedule
 from dipgo_compile.passes.fold_timestep import FoldTimestep
 from dipgo_compile.passes.fuse import MAX_ENGINES, Fuse
+from dipgo_compile.passes.hoist_prompt import HoistPrompt
 from dipgo_compile.passes.unroll import Guidance, unroll
 from dipgo_compile.passes.value_numbering import ValueNumbering
 from dipgo_compile.plan import PassReport
 from dipgo_compile.program import BlockGraph, Program
+from dipgo_compile.rewrites import NAMES
 from dipgo_compile.schedule import Schedule
 
 REQUIRED = frozenset({ApplyMask.name})
 
 
 def default_passes(
-    model: ir.Model, graph: BlockGraph, mask: Mask, max_engines: int = MAX_ENGINES
+    model: ir.Model, graph: BlockGraph, mask: Mask, fuse: str = "auto", max_engines: int = MAX_ENGINES
 ) -> list[Pass]:
     """In order. All but ``apply_mask`` can be left out: the program stays right and gets slower."""
     return [
@@ -32,8 +34,9 @@ def default_passes(
         ValueNumbering(),
         EliminateDead(),
         FoldTimestep(model, graph),
+        HoistPrompt(model, graph),
         FoldSchedule(),
-        Fuse(model, max_engines),
+        Fuse(model, fuse, max_engines),
     ]
 
 
@@ -44,12 +47,16 @@ def compile_program(
     schedule: Schedule,
     guidance: Guidance | None,
     *,
+    fuse: str = "auto",
     max_engines: int = MAX_ENGINES,
     disabled: Collection[str] = (),
 ) -> tuple[Program, tuple[PassReport, ...]]:
-    """Unroll the loop and run the passes, except those named in ``disabled``. Raises CompileError."""
-    passes = default_passes(model, graph, mask, max_engines)
-    optional = [step.name for step in passes if step.name not in REQUIRED]
+    """Unroll the loop and run the passes, except those named in ``disabled``, which may name rewrites too.
+
+    Raises CompileError.
+    """
+    passes = default_passes(model, graph, mask, fuse, max_engines)
+    optional = [*(step.name for step in passes if step.name not in REQUIRED), *NAMES]
     unknown = sorted(set(disabled) - set(optional))
     if unknown:
         raise CompileError(f"cannot disable the pass {unknown[0]!r}", available=optional)

@@ -1,97 +1,202 @@
-"""fuse: the runs of a call become one engine.
+"""fuse: neighbouring runs of a call become one engine.
 
-Calls that compute the same blocks share an engine (a *pattern*); its outputs are all that any of those calls
-must hand on. Every engine costs load time and memory, so at most ``max_engines`` patterns are built, those
-that save the most runs first; what is left stays as one engine a block.
+Fewer engines mean fewer runs and fewer tensors handed from one to the next, which ONNX Runtime must bring
+back from the layout of its convolutions each time; but every engine costs time to load. There are two ways to
+cut, and they can be mixed:
+
+*Patterns*: one engine for each distinct set of blocks that a call computes, one run a call. A weight is used
+by many engines. A trained mask has a handful of patterns, a random one nearly as many as calls.
+
+*Atoms*: neighbouring blocks that are always computed in the same calls become one engine, so that every
+weight belongs to a single one. There are never more engines than blocks.
+
+``auto`` estimates what each mixture costs beyond its blocks' own work: the patterns that save most for their
+calls, at most ``max_engines`` of them, and atoms for the remaining calls.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import onnx_ir as ir
 
+from dipgo_compile.errors import InputError
 from dipgo_compile.passes.base import Pass, PassResult
-from dipgo_compile.program import Engine, Instruction, Program, Run, reads
+from dipgo_compile.program import PROLOGUE, Engine, Instruction, Program, Run, reads
 from dipgo_compile.subgraph import boundary
 
+STRATEGIES = ("auto", "patterns", "atoms", "none")
 MAX_ENGINES = 8
+RUN_SECONDS = 30e-6  # a run of a bound ONNX Runtime session that computes next to nothing
+BYTES_PER_SECOND = 4e9  # a tensor written by one engine in one layout and read by the next in another
+
+Blocks = tuple[str, ...]
+Cover = Mapping[int, tuple[Blocks, ...]]
+"""For each call, which of its runs become one, in order."""
 
 
 @dataclass(frozen=True)
-class _FusedCall:
-    """The runs of one call seen as one. Tensor names map to the values they stand for in this call."""
+class _Group:
+    """Runs of one call seen as one. Tensor names map to the values they stand for in this call."""
 
-    blocks: tuple[str, ...]
     inside: Mapping[str, str]
     outside: Mapping[str, str]
     outputs: tuple[str, ...]
 
 
 class Fuse(Pass):
-    """``max_engines`` = 0 leaves one engine a block."""
+    """``strategy``: one of ``STRATEGIES``; ``none`` leaves one engine a block. ``max_engines`` bounds the
+    patterns that ``auto`` makes. Raises InputError.
+    """
 
     name = "fuse"
 
-    def __init__(self, model: ir.Model, max_engines: int = MAX_ENGINES) -> None:
-        self._model, self._max_engines = model, max_engines
+    def __init__(self, model: ir.Model, strategy: str = "auto", max_engines: int = MAX_ENGINES) -> None:
+        if strategy not in STRATEGIES:
+            raise InputError(f"there is no way to fuse called {strategy!r}", available=STRATEGIES)
+        self._model, self._strategy, self._max_engines = model, strategy, max_engines
 
     def __call__(self, program: Program) -> PassResult:
-        calls = {index: _fused_call(program, index) for index in program.calls_with_runs()}
-        calls = {index: call for index, call in calls.items() if call.outputs}  # the rest is dead code
-        patterns: dict[tuple[str, ...], list[int]] = {}
-        for index, call in calls.items():
-            patterns.setdefault(call.blocks, []).append(index)
-        by_saving = sorted(
-            patterns, key=lambda blocks: (len(blocks) - 1) * len(patterns[blocks]), reverse=True
-        )
-        chosen = [blocks for blocks in by_saving[: self._max_engines] if len(blocks) > 1]
-        engine_of: dict[int, Engine] = {}
-        for number, blocks in enumerate(chosen):
-            engine = self._engine(f"pattern{number}", blocks, [calls[index] for index in patterns[blocks]])
-            engine_of |= dict.fromkeys(patterns[blocks], engine)
-        if not engine_of:
-            return PassResult(program, False, "one engine a block")
-        last_run = {run.call: run for run in program.runs()}
+        calls = _Calls(program)
+        cover, why = self._choose(calls)
+        groups: dict[Blocks, dict[int, _Group]] = {}
+        for call, parts in cover.items():
+            for blocks in parts:
+                if len(blocks) > 1:
+                    groups.setdefault(blocks, {})[call] = calls.group(call, blocks)
+        if not groups:
+            return PassResult(program, False, why)
+        engines = self._engines(groups, calls)
+        replaced: dict[Run, Run | None] = {}
+        for blocks, by_call in groups.items():
+            engine = engines[blocks]
+            for call, group in by_call.items():
+                *earlier, last = calls.runs_of(call, blocks)
+                inputs = tuple(group.outside[name] for name in engine.inputs)
+                outputs = tuple(
+                    group.inside[name] if name in group.outputs else None for name in engine.outputs
+                )
+                replaced |= dict.fromkeys(earlier) | {last: Run(engine.name, call, inputs, outputs)}
         instructions: list[Instruction] = []
         for instruction in program.instructions:
-            if not isinstance(instruction, Run) or instruction.call not in engine_of:
-                instructions.append(instruction)
-            elif instruction is last_run[instruction.call]:
-                call, engine = calls[instruction.call], engine_of[instruction.call]
-                inputs = tuple(call.outside[name] for name in engine.inputs)
-                outputs = tuple(
-                    call.inside[name] if name in call.outputs else None for name in engine.outputs
-                )
-                instructions.append(Run(engine.name, instruction.call, inputs, outputs))
-        fused = {engine.name: engine for engine in engine_of.values()}
-        result = replace(program, engines=(*program.engines, *fused.values())).with_instructions(
+            kept = replaced.get(instruction, instruction) if isinstance(instruction, Run) else instruction
+            if kept is not None:
+                instructions.append(kept)
+        result = replace(program, engines=(*program.engines, *engines.values())).with_instructions(
             tuple(instructions)
         )
         before, after = sum(1 for _ in program.runs()), sum(1 for _ in result.runs())
-        return PassResult(result, True, f"{before} runs became {after}, in {len(result.engines)} engines")
+        summary = f"{before} runs became {after}, in {len(result.engines)} engines ({why})"
+        return PassResult(result, True, summary)
 
-    def _engine(self, name: str, blocks: tuple[str, ...], calls: list[_FusedCall]) -> Engine:
-        outputs = tuple(dict.fromkeys(tensor for call in calls for tensor in call.outputs))
-        inputs = boundary(self._model, tuple(calls[0].outside), outputs)
-        return Engine(name, blocks, inputs, outputs)
+    def _choose(self, calls: _Calls) -> tuple[Cover, str]:
+        if self._strategy == "none":
+            return {}, "one engine a block"
+        if self._strategy == "atoms":
+            return calls.cover(0), "atoms"
+        if self._strategy == "patterns":
+            return calls.cover(len(calls.patterns)), "patterns"
+        bound = min(self._max_engines, len(calls.patterns))
+        costs = {count: calls.cost(calls.cover(count)) for count in range(bound + 1)}
+        best = min(costs, key=lambda count: (costs[count], count))
+        unfused = calls.cost(calls.separate)
+        why = (
+            f"{best} of {len(calls.patterns)} patterns, atoms for the rest: estimated to cost "
+            f"{1e3 * costs[best]:.2f} ms an image beside the blocks' own work; atoms alone "
+            f"{1e3 * costs[0]:.2f} ms, one engine a block {1e3 * unfused:.2f} ms"
+        )
+        return calls.cover(best), why
+
+    def _engines(self, groups: Mapping[Blocks, Mapping[int, _Group]], calls: _Calls) -> dict[Blocks, Engine]:
+        """One for each set of blocks; its outputs are all that any of its calls must hand on."""
+        engines: dict[Blocks, Engine] = {}
+        count: Counter[str] = Counter()
+        for blocks, by_call in groups.items():
+            kind = "pattern" if blocks in calls.patterns else "atom"
+            outputs = tuple(dict.fromkeys(name for group in by_call.values() for name in group.outputs))
+            outside = next(iter(by_call.values())).outside
+            inputs = boundary(self._model, tuple(outside), outputs)
+            engines[blocks] = Engine(f"{kind}{count[kind]}", blocks, inputs, outputs)
+            count[kind] += 1
+        return engines
 
 
-def _fused_call(program: Program, index: int) -> _FusedCall:
-    engines = {engine.name: engine for engine in program.engines}
-    runs = [run for run in program.runs() if run.call == index]
-    inside: dict[str, str] = {}
-    outside: dict[str, str] = {}
-    for run in runs:
-        engine = engines[run.engine]
-        for tensor, value in zip(engine.inputs, run.inputs, strict=True):
-            if inside.get(tensor) != value:
-                outside[tensor] = value
-        inside |= {t: v for t, v in zip(engine.outputs, run.outputs, strict=True) if v is not None}
-    wanted = {call.noise_pred for call in program.calls}
-    for instruction in program.instructions:
-        if not (isinstance(instruction, Run) and instruction.call == index):
-            wanted.update(reads(instruction))
-    outputs = tuple(tensor for tensor, value in inside.items() if value in wanted)
-    return _FusedCall(tuple(run.engine for run in runs), inside, outside, outputs)
+class _Calls:
+    """The runs of a program by call, and ways to join them. Dead runs are left alone."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._engine = {engine.name: engine for engine in program.engines}
+        self._readers: dict[str, set[Run | None]] = {call.noise_pred: {None} for call in program.calls}
+        for instruction in program.instructions:
+            reader = instruction if isinstance(instruction, Run) else None
+            for name in reads(instruction):
+                self._readers.setdefault(name, set()).add(reader)
+        self._runs: dict[int, dict[str, Run]] = {}
+        for run in program.runs():
+            if run.call != PROLOGUE and any(name in self._readers for name in run.outputs):
+                self._runs.setdefault(run.call, {})[run.engine] = run
+        by_call = {call: tuple(runs) for call, runs in self._runs.items()}
+        times = Counter(by_call.values())
+        self.patterns: tuple[Blocks, ...] = tuple(
+            sorted(
+                (blocks for blocks in times if len(blocks) > 1),
+                key=lambda blocks: (len(blocks) - 1) * times[blocks],
+                reverse=True,
+            )
+        )
+        """Those whose engine saves the most runs first."""
+        self.separate: Cover = {call: tuple((block,) for block in blocks) for call, blocks in by_call.items()}
+        self._by_call = by_call
+
+    def runs_of(self, call: int, blocks: Blocks) -> list[Run]:
+        return [self._runs[call][block] for block in blocks]
+
+    def cover(self, patterns: int) -> Cover:
+        """The first ``patterns`` patterns whole, the calls that have none of them in atoms."""
+        whole = set(self.patterns[:patterns])
+        rest = {call: blocks for call, blocks in self._by_call.items() if blocks not in whole}
+        atom_of = {block: atom for atom in self._atoms(rest) for block in atom}
+        cover: dict[int, tuple[Blocks, ...]] = {}
+        for call, blocks in self._by_call.items():
+            parts = (blocks,) if call not in rest else dict.fromkeys(atom_of[block] for block in blocks)
+            cover[call] = tuple(parts)
+        return cover
+
+    def _atoms(self, calls: Mapping[int, Blocks]) -> list[Blocks]:
+        """Neighbours that are computed in the same of these calls. Blocks in none of them don't separate."""
+        computed: dict[str, set[int]] = {}
+        for call, blocks in calls.items():
+            for block in blocks:
+                computed.setdefault(block, set()).add(call)
+        order = [engine.name for engine in self._program.engines if engine.name in computed]
+        return [tuple(atom) for _, atom in groupby(order, key=lambda block: computed[block])]
+
+    def cost(self, cover: Cover) -> float:
+        """Seconds an image, by estimate, for calling engines and handing tensors from one to the next."""
+        return sum(self._cost_of(call, blocks) for call, parts in cover.items() for blocks in parts)
+
+    def _cost_of(self, call: int, blocks: Blocks) -> float:
+        group = self.group(call, blocks)
+        values = [*group.outside.values(), *(group.inside[name] for name in group.outputs)]
+        crossing = sum(
+            self._program.specs[name].nbytes for name in values if name not in self._program.constants
+        )
+        return RUN_SECONDS + crossing / BYTES_PER_SECOND
+
+    def group(self, call: int, blocks: Blocks) -> _Group:
+        runs = self.runs_of(call, blocks)
+        members = set(runs)
+        inside: dict[str, str] = {}
+        outside: dict[str, str] = {}
+        for run in runs:
+            engine = self._engine[run.engine]
+            for tensor, value in zip(engine.inputs, run.inputs, strict=True):
+                if inside.get(tensor) != value:
+                    outside[tensor] = value
+            inside |= {t: v for t, v in zip(engine.outputs, run.outputs, strict=True) if v is not None}
+        outputs = tuple(t for t, v in inside.items() if self._readers.get(v, set()) - members)
+        return _Group(inside, outside, outputs)

@@ -48,7 +48,15 @@ def make_mask(model: Model, blocks: Sequence[str], scheduler: str, steps: int, r
     )
 
 
-def assert_parity(exported: Exported, mask: Mask, options: BuildOptions, path: Path, seed: int) -> None:
+def assert_parity(
+    exported: Exported,
+    mask: Mask,
+    options: BuildOptions,
+    path: Path,
+    seed: int,
+    noise_tolerance: float = NOISE_TOLERANCE,
+    latents_tolerance: float = LATENTS_TOLERANCE,
+) -> None:
     """Whole loop and call by call, on random noise and conditions."""
     model = exported.model
     schedule = check(mask, model)
@@ -62,9 +70,9 @@ def assert_parity(exported: Exported, mask: Mask, options: BuildOptions, path: P
         final = runtime.denoise(noise, guidance_scale=GUIDANCE_SCALE, **conditions)
         hosted = host_chain(runtime.session(), schedule, trace, noise, conditions)
     expected = trace.final.numpy()
-    assert np.linalg.norm(final - expected) <= LATENTS_TOLERANCE * np.linalg.norm(expected)
+    assert np.linalg.norm(final - expected) <= latents_tolerance * np.linalg.norm(expected)
     for ours, theirs in zip(hosted, trace.noise_pred, strict=True):
-        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=NOISE_TOLERANCE)
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=noise_tolerance)
 
 
 def host_chain(session: Session, schedule: Schedule, trace: Trace, noise, conditions) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ def test_build_reports_each_step(mask, tmp_path):
     announced: list[str] = []
     report = build(mask, output=tmp_path / "m.dipgo", progress=announced.append)
     assert list(report.seconds) == announced
-    assert announced[0] == "load the model" and announced[-1] == "write the bundle"
+    assert announced[0] == "load the model" and announced[-1] == "pack the weights for this machine"
     assert report.plan.macs["kept"] * 2 == report.plan.macs["dense"]
     assert report.plan.program.calls_with_runs() == (0, 2)
     assert Mask.load(report.path / "mask.json") == mask
@@ -37,17 +37,17 @@ def test_weights_are_stored_once(mask, tmp_path):
         mask, keep=(mask.keep[0], (False,) * 4 + (True,) * 5, mask.keep[0], (False,) * 8 + (True,))
     )
     report = build(several, output=tmp_path / "m.dipgo")
-    assert len(report.plan.program.engines) == 3
+    assert len(report.plan.program.engines) == 4  # three patterns and the prologue
     assert (report.path / "weights.bin").stat().st_size <= weights
 
 
 def test_build_replaces_a_bundle(mask, tmp_path):
     path = tmp_path / "m.dipgo"
-    first = build(mask, output=path, options=options(max_engines=0))
+    first = build(mask, output=path, options=options(fuse="none"))
     second = build(mask, output=path)
-    assert len(second.plan.program.engines) == 1 < len(first.plan.program.engines)
+    assert len(second.plan.program.engines) == 2 < len(first.plan.program.engines)
     assert sorted(p.name for p in path.iterdir()) == sorted(
-        ["plan.json", "mask.json", "weights.bin", "constants.bin", "pattern0.onnx"]
+        ["plan.json", "mask.json", "weights.bin", "constants.bin", "pattern0.onnx", "prologue.onnx", "cache"]
     )
     assert [p.name for p in tmp_path.iterdir()] == ["m.dipgo"]
 

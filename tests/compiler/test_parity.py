@@ -7,9 +7,17 @@ import random
 import pytest
 from reference import SCHEDULERS, assert_parity, make_mask, options
 
+from dipgo_compile.passes.fuse import STRATEGIES
 from dipgo_compile.pipeline import REQUIRED, default_passes
 
-OPTIONAL_PASSES = ["value_numbering", "eliminate_dead", "fold_timestep", "fold_schedule", "fuse"]
+OPTIONAL_PASSES = [
+    "value_numbering",
+    "eliminate_dead",
+    "fold_timestep",
+    "hoist_prompt",
+    "fold_schedule",
+    "fuse",
+]
 
 
 def random_rows(blocks: int, seed: int):
@@ -31,7 +39,9 @@ def test_random_mask(seed, tiny_sd, tmp_path):
     scheduler = ("ddim", "plms")[seed // 2 % 2]
     blocks = tiny_sd.model.blocks(granularity)
     mask = make_mask(tiny_sd.model, blocks, scheduler, 6, random_rows(len(blocks), seed))
-    assert_parity(tiny_sd, mask, options(max_engines=(0, 2, 8)[seed % 3]), tmp_path / "m.dipgo", seed)
+    assert_parity(
+        tiny_sd, mask, options(fuse=STRATEGIES[seed // 4 % len(STRATEGIES)]), tmp_path / "m.dipgo", seed
+    )
 
 
 @pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))

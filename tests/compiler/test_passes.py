@@ -6,7 +6,7 @@ import pytest
 from golden import assert_golden
 from toy_denoiser import GUIDANCE, toy_graph, toy_mask, toy_model, toy_program, toy_schedule
 
-from dipgo_compile.errors import CompileError
+from dipgo_compile.errors import CompileError, InputError
 from dipgo_compile.passes.apply_mask import ApplyMask
 from dipgo_compile.passes.base import Pass, PassResult, Sequential
 from dipgo_compile.passes.eliminate_dead import EliminateDead
@@ -15,22 +15,22 @@ from dipgo_compile.passes.fold_timestep import FoldTimestep
 from dipgo_compile.passes.fuse import Fuse
 from dipgo_compile.passes.value_numbering import ValueNumbering
 from dipgo_compile.pipeline import compile_program, default_passes
-from dipgo_compile.program import Combine
+from dipgo_compile.program import PROLOGUE, Combine
 from dipgo_compile.text import program_text
 
 MASK = toy_mask("11", "00", "01", "00", "00", "11")
 
 
-def passes(max_engines: int = 8) -> list[Pass]:
+def passes(fuse: str = "auto", max_engines: int = 8) -> list[Pass]:
     model = toy_model()
-    return default_passes(model, toy_graph(model), MASK, max_engines)
+    return default_passes(model, toy_graph(model), MASK, fuse, max_engines)
 
 
 def test_unroll():
     assert_golden("unroll", program_text(toy_program(2)))
 
 
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(7))
 def test_pass(index):
     """The program after each prefix of the default passes."""
     done = passes()[: index + 1]
@@ -39,7 +39,7 @@ def test_pass(index):
     assert_golden(f"{index + 1}_{done[-1].name}", f"{summary}\n{program_text(program)}")
 
 
-@pytest.mark.parametrize("index", range(1, 6))
+@pytest.mark.parametrize("index", range(1, 7))
 def test_a_pass_with_nothing_to_do_says_so(index):
     program, _ = Sequential(passes())(toy_program(MASK.calls))
     again = passes()[index](program)
@@ -94,11 +94,41 @@ def test_fuse_shares_an_engine_between_calls_that_compute_the_same():
     assert [run.call for run in program.runs()] == [0, 1, 2, 3]
 
 
-def test_fuse_keeps_within_its_bound():
-    program, _ = Sequential(passes(max_engines=0))(toy_program(MASK.calls))
+def test_fuse_none_leaves_one_engine_a_block():
+    program, _ = Sequential(passes("none"))(toy_program(MASK.calls))
     assert all(len(engine.blocks) == 1 for engine in program.engines)
-    program, _ = Sequential(passes(max_engines=1))(toy_program(MASK.calls))
-    assert sum(len(engine.blocks) > 1 for engine in program.engines) == 1
+
+
+def test_fuse_patterns_runs_one_engine_a_call():
+    program, _ = Sequential(passes("patterns"))(toy_program(MASK.calls))
+    calls = [run.call for run in program.runs() if run.call != PROLOGUE]
+    assert calls == list(program.calls_with_runs())
+
+
+def test_fuse_atoms_puts_every_block_into_one_engine():
+    program, _ = Sequential(passes("atoms"))(toy_program(MASK.calls))
+    unfused, _ = Sequential(passes("none"))(toy_program(MASK.calls))
+    blocks = [block for engine in program.engines if engine.name != "prologue" for block in engine.blocks]
+    assert sorted(blocks) == sorted(e.name for e in unfused.engines if e.name != "prologue")
+    assert len(program.engines) < len(unfused.engines)
+
+
+def test_fuse_auto_keeps_within_its_bound_and_says_what_it_compared():
+    def engines(*arguments) -> set[tuple[str, ...]]:
+        program, reports = Sequential(passes(*arguments))(toy_program(MASK.calls))
+        summaries.append(reports[-1].summary)
+        return {engine.blocks for engine in program.engines}
+
+    summaries: list[str] = []
+    assert engines("auto", 0) == engines("atoms")
+    assert engines("auto", 8) == engines("patterns")
+    assert "atoms alone" in summaries[0] and "one engine a block" in summaries[0]
+
+
+def test_fuse_refuses_an_unknown_strategy():
+    with pytest.raises(InputError, match="'magic'") as error:
+        Fuse(toy_model(), "magic")
+    assert error.value.available == ("auto", "patterns", "atoms", "none")
 
 
 def test_disabled_pass_is_left_out_and_unknown_ones_are_refused():
@@ -109,6 +139,7 @@ def test_disabled_pass_is_left_out_and_unknown_ones_are_refused():
         "apply_mask",
         "value_numbering",
         "eliminate_dead",
+        "hoist_prompt",
         "fold_schedule",
     ]
     with pytest.raises(CompileError, match="apply_mask") as error:

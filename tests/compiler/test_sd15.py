@@ -14,7 +14,7 @@ from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import load
 from dipgo_compile.program import Combine
 
-RELEASED = Path(__file__).parents[1] / "fixtures" / "sd15_ddim50_released_0.80.json"
+RELEASED = Path(__file__).parents[2] / "benchmarks" / "masks" / "sd15_ddim50_released_0.80.json"
 
 
 @pytest.mark.slow
@@ -27,6 +27,6 @@ def test_released_mask_on_sd15(tmp_path):
 
     program = open_bundle(path, verify=False).plan.program
     assert program.calls_with_runs() == (0, 7, 13, 19, 20, 21, 26, 32, 39, 48)
-    assert len(list(program.runs())) == 10
+    assert len(list(program.runs())) == 1 + 10  # the prologue, and one run a call
     # Between two runs: one combination for all the scheduler's steps, one that doubles the batch.
     assert sum(isinstance(instruction, Combine) for instruction in program.instructions) == 2 * 10
