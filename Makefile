@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[2/3] installing torch"
 	@$(PIP) install $(PIP_FLAGS) -c constraints.txt torch
 	@echo "[3/3] installing dipgo-compile and its tools"
-	@$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[cpu,train,dev]'
+	@$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[cpu,openvino,train,bench,dev]'
 	@touch $@
 
 demo: $(STAMP)  ## Train, compile, verify, time and draw on models/tiny-sd; results in demo/ (minutes, CPU only)
@@ -45,8 +45,9 @@ format: $(STAMP)  ## Format, and mend what lint can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## Time models/tiny-sd's trained mask; results in benchmarks/
+bench: $(STAMP)  ## Time models/tiny-sd's trained mask and Stable Diffusion 1.5's size; results in benchmarks/
 	@$(BIN)/python -m benchmarks run tiny-sd
+	@$(BIN)/python -m benchmarks run sd15-256 --quick
 	@$(BIN)/python -m benchmarks table
 
 data:  ## Fetch Fashion-MNIST (Debian's dataset-fashion-mnist): needed only to train models/tiny-sd anew

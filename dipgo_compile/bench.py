@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +216,7 @@ def _scenario(bundle: Bundle, job: Job, options: BenchOptions, command: Sequence
         "latents": [height, width],
         "guidance": job.guidance_scale,
         "threads": job.threads,
-        "provider": plan.target.provider,
-        "precision": plan.target.precision,
+        **asdict(plan.target),
         "repeats": options.repeats,
         "warmup": options.warmup,
         "command": " ".join(command),

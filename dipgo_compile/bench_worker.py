@@ -1,7 +1,8 @@
 """The process that a benchmark's row lives in: one JSON line in, one out.
 
-The first line asks for a row (``{"row": "plan", "job": {...}}``); each ``image`` line then times one image. A
-worker that waits is blocked on its input and computes nothing. ``Worker`` is the other end.
+The first line asks for a row (``{"row": "plan", "job": {...}}``), by the name of a module of
+``dipgo_compile.rows`` or by the full name of another; each further line (``{"calls": null}``) then times one
+image. A worker that waits is blocked on its input and computes nothing. ``Worker`` is the other end.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from dipgo_compile.rows import Job
 class Worker:
     """A row in a process of its own. Raises BackendError when that process fails."""
 
-    def __init__(self, row: str, job: Job, *, memory: bool = False) -> None:
-        """With ``memory`` the process loads the row, makes one image, answers with its peak and ends."""
+    def __init__(self, row: str, job: Job, *, memory: bool = False, calls: int | None = None) -> None:
+        """With ``memory`` the process loads the row, makes one image (or its first ``calls``), answers with
+        its peak and ends.
+        """
         self.row = row
         self._log = Path(job.workspace) / f"{row}.log"
         start = time.perf_counter()
@@ -38,14 +41,14 @@ class Worker:
                 stderr=log,
                 text=True,
             )
-        self.ready = self.ask({"row": row, "job": asdict(job), "memory": memory})
+        self.ready = self.ask({"row": row, "job": asdict(job), "memory": memory, "calls": calls})
         """With ``memory``: ``peak_pss_bytes``."""
         self.load_seconds = time.perf_counter() - start
         """From the start of the interpreter to a loaded row, imports included: what a user waits for."""
 
-    def image(self) -> float:
-        """Make one batch of images; the seconds it took."""
-        return float(self.ask("image")["seconds"])
+    def image(self, calls: int | None = None) -> float:
+        """Make one batch of images, or its first ``calls``; the seconds it took."""
+        return float(self.ask({"calls": calls})["seconds"])
 
     def ask(self, request: Any) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -92,18 +95,20 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
 
     try:
         asked = json.loads(requests.readline())
-        load = importlib.import_module(f"dipgo_compile.rows.{asked['row']}").load
+        name = asked["row"]
+        load = importlib.import_module(name if "." in name else f"dipgo_compile.rows.{name}").load
         job = Job(**asked["job"])
         if asked["memory"]:
             with PeakPss() as peak:
-                load(job)()
+                load(job)(asked["calls"])
             answer({"peak_pss_bytes": peak.bytes})
             return
         image = load(job)
         answer({"ready": True})
-        for _ in requests:
+        for line in requests:
+            calls = json.loads(line)["calls"]
             start = time.perf_counter()
-            image()
+            image(calls)
             answer({"seconds": time.perf_counter() - start})
     except DipgoError as error:
         answer({"error": str(error)})

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from dipgo_compile.bundle import write_bundle
+from dipgo_compile.backends.registry import check_target, make_backend
+from dipgo_compile.bundle import open_bundle, write_bundle
 from dipgo_compile.engines import engine_files, weight_bytes, write_engines
 from dipgo_compile.errors import BackendError, MaskError
 from dipgo_compile.export import export
@@ -23,12 +24,10 @@ from dipgo_compile.passes.plan_memory import plan_memory
 from dipgo_compile.passes.unroll import LATENTS, Guidance, is_draw
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.plan import Interface, Plan, Target
-from dipgo_compile.program import BlockGraph, Program
+from dipgo_compile.program import PROLOGUE, BlockGraph, Program
+from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedule import Schedule, probe
 from dipgo_compile.verifier import verify_memory
-
-PROVIDERS = ("cpu", "cuda")
-PRECISIONS = ("fp32",)
 
 Progress = Callable[[str], None]
 
@@ -39,26 +38,29 @@ class BuildOptions:
 
     ``images`` are denoised together; ``height`` and ``width`` are pixels (None: the model's own size). With
     ``guidance`` the denoiser runs on twice as many samples, and the guidance scale stays a run-time number.
-    ``max_engines`` bounds the engines that ``fuse`` may make; 0 leaves one engine a block. ``disabled`` names
-    passes to leave out, for bisecting a wrong result.
+    ``fuse`` and ``max_engines`` say how runs become engines (``passes/fuse.py``). ``disabled`` names
+    passes and rewrites to leave out, for bisecting a wrong result. ``provider``, ``precision`` and
+    ``backend`` make the target: see ``backends/registry.py``, whose BackendError refuses what no backend
+    offers.
     """
 
     images: int = 1
     height: int | None = None
     width: int | None = None
     guidance: bool = True
+    fuse: str = "auto"
     max_engines: int = MAX_ENGINES
     disabled: tuple[str, ...] = ()
     provider: str = "cpu"
     precision: str = "fp32"
+    backend: str = "onnxruntime"
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("execution provider", self.provider, PROVIDERS),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            if value not in known:
-                raise BackendError(f"cannot compile for the {name} {value!r}", available=known)
+        check_target(self.target)
+
+    @property
+    def target(self) -> Target:
+        return Target(self.provider, self.precision, self.backend)
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,13 @@ def build(
     geometry = model.geometry(options.images * (2 if options.guidance else 1), options.height, options.width)
     onnx_model = export(model, geometry)
     clock.start("compile the loop")
+    rewritten = apply(onnx_model, default_rewrites(options.backend), options.disabled)
     plan = compile_plan(model, geometry, onnx_model, mask, schedule, options)
+    plan = replace(plan, passes=(*rewritten, *plan.passes))
     clock.start("write the bundle")
     plan = write(output, plan, onnx_model, replace(mask, model=replace(mask.model, source=model.source)))
+    clock.start("pack the weights for this machine")
+    prepare(output, options.target)
     return BuildReport(output, plan, clock.stop())
 
 
@@ -107,7 +113,10 @@ def compile_plan(
     schedule: Schedule,
     options: BuildOptions,
 ) -> Plan:
-    """From the exported denoiser and a mask that fits it to the plan. Raises GraphError, CompileError."""
+    """From the exported denoiser, rewritten or not, and a mask that fits it to the plan.
+
+    Raises GraphError, CompileError.
+    """
     graph = partition(onnx_model, mask.blocks, model.inputs(geometry))
     guidance = Guidance(model.family.guidance_order) if options.guidance else None
     program, passes = compile_program(
@@ -116,6 +125,7 @@ def compile_plan(
         mask,
         schedule,
         guidance,
+        fuse=options.fuse,
         max_engines=options.max_engines,
         disabled=options.disabled,
     )
@@ -127,11 +137,12 @@ def compile_plan(
         memory=memory,
         model=_model_fields(model),
         interface=_interface(graph, program, guidance),
-        target=Target(options.provider, options.precision),
+        target=options.target,
         schedule=_schedule_fields(schedule),
         macs={"dense": mask.calls * macs.total, "kept": mask.kept_macs(macs)},
         passes=passes,
         engine_files=engine_files(program.engines),
+        engine_macs=_engine_macs(program, model, geometry),
     )
 
 
@@ -144,6 +155,17 @@ def write(output: Path, plan: Plan, onnx_model: ir.Model, mask: Mask) -> Plan:
         mask.to_text(),
         needed_bytes=weight_bytes(onnx_model),
     )
+
+
+def prepare(path: Path, target: Target) -> None:
+    """Let the backend keep beside the bundle what speeds it up here, if it is one of this machine's. Raises
+    BackendError when it refuses an engine.
+    """
+    try:
+        backend = make_backend(target)
+    except BackendError:
+        return  # compiled here, to be run elsewhere
+    backend.prepare(open_bundle(path, verify=False))
 
 
 def check(mask: Mask, model: Model) -> Schedule:
@@ -167,6 +189,19 @@ def check(mask: Mask, model: Model) -> Schedule:
             mend="give one row per denoiser call: PLMS makes one call more than steps",
         )
     return schedule
+
+
+def _engine_macs(program: Program, model: Model, geometry: Geometry) -> dict[str, int]:
+    """MACs of one run for one sample, by engine. Glue is counted where it is named after its module; the
+    prologue's part is still in the blocks that it was taken from.
+    """
+    modules = {name for name, _ in model.denoiser.named_modules()}
+    calls = {run.engine for run in program.runs() if run.call != PROLOGUE}
+    engines = [engine for engine in program.engines if engine.name in calls]
+    counted = count_macs(
+        model, geometry, modules.intersection(block for engine in engines for block in engine.blocks)
+    )
+    return {engine.name: sum(counted.by_scope.get(block, 0) for block in engine.blocks) for engine in engines}
 
 
 def _model_fields(model: Model) -> dict[str, object]:

@@ -45,18 +45,20 @@ def compare(
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     tolerance: Tolerance | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare the bundle at ``path`` with the SuperNet of its model (or of ``source``) under its own mask.
 
     Noise and conditions are drawn from ``seed``; with ``prompt`` the pipeline's text encoder makes the
-    conditions. Raises DipgoErrors for what can't be loaded; a disagreement is in the result, see
-    ``Comparison.check``.
+    conditions. ``precision`` overrides the one that the plan computes in, and chooses the default tolerance:
+    in ``fp32``, a bundle built for another shows whether the plan is right apart from rounding. Raises
+    DipgoErrors for what can't be loaded; a disagreement is in the result, see ``Comparison.check``.
     """
     from dipgo_trainer.chain import denoise, drawn, scheduler_of
     from dipgo_trainer.supernet import SuperNet
 
-    with Runtime.load(path, threads=threads) as runtime:
+    with Runtime.load(path, threads=threads, precision=precision) as runtime:
         plan, mask = runtime.plan, Mask.load(Path(path) / MASK)
         model = _load_reference(plan, source or plan.model["source"])
         scale = None if plan.interface.guidance is None else guidance_scale
@@ -100,7 +102,7 @@ def compare(
         seed=seed,
         prompt=prompt,
         guidance_scale=scale,
-        tolerance=tolerance or default_tolerance(plan.target.precision),
+        tolerance=tolerance or default_tolerance(precision or plan.target.precision),
         calls=tuple(found),
         latents_relative_l2=relative_l2(actual, reference.final.numpy()),
     )

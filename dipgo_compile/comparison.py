@@ -26,7 +26,15 @@ class Tolerance:
 
 # fp32: predictions are of unit size, and two correct float32 denoisers that add up in different orders differ
 # by about 1e-5; a block computed or reused at the wrong call moves them by more than 1e-2.
-TOLERANCES: Mapping[str, Tolerance] = {"fp32": Tolerance(noise_pred=1e-3, latents=1e-3)}
+#
+# bf16: engines compute with 8 bits. On models/tiny-sd (trained mask, random masks and none; several seeds)
+# OpenVINO's predictions were off by up to 0.063 (PyTorch's bfloat16: 0.046), and after 50 calls the latents
+# by 0.01 to 0.15, once by 0.27. Limits as wide as these find wrong weights, not a block reused too often:
+# for that, verify the bundle in fp32.
+TOLERANCES: Mapping[str, Tolerance] = {
+    "fp32": Tolerance(noise_pred=1e-3, latents=1e-3),
+    "bf16": Tolerance(noise_pred=0.1, latents=0.4),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PACKAGES = ("dipgo-compile", "onnxruntime", "torch", "diffusers", "numpy")
+PACKAGES = ("dipgo-compile", "onnxruntime", "openvino", "torch", "diffusers", "numpy")
 SAMPLE_SECONDS = 0.02
 
 

@@ -34,12 +34,14 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The execution provider (``cpu``, ``cuda``) and the precision (``fp32``, ``fp16``) a plan was compiled
-    for.
+    """What a plan was compiled for: the execution provider (``cpu``, ``cuda``) of a backend (``onnxruntime``,
+    ``openvino``) and the precision it computes in (``fp32``, ``bf16``). ``backends/registry.py`` has the
+    combinations.
     """
 
     provider: str
     precision: str
+    backend: str = "onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,9 @@ class Plan:
 
     ``model`` has ``source``, ``class``, ``config_sha256`` and ``config``; ``schedule`` has ``class``,
     ``num_inference_steps``, ``timesteps`` and ``init_noise_sigma``; ``macs`` has ``dense`` and ``kept``, the
-    multiply-accumulates of one image. ``engine_files`` maps engines to files of the bundle; ``files`` is
-    filled in when the bundle is written.
+    multiply-accumulates of one image. ``engine_files`` maps engines to files of the bundle; ``engine_macs``
+    has the multiply-accumulates of one run for one sample, where they are known; ``files`` is filled in when
+    the bundle is written.
     """
 
     program: Program
@@ -78,4 +81,5 @@ class Plan:
     macs: Mapping[str, int]
     passes: tuple[PassReport, ...]
     engine_files: Mapping[str, str]
+    engine_macs: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The format of plan.json, version 1.0.
+"""The format of plan.json, version 1.1.
 
 Readable on purpose: instructions name their tensors. Coefficients are written with the shortest digits that
 read back to the same double. ``checksum`` is the SHA-256 of the document without that field, as JSON with
@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from dipgo_compile.errors import BundleError
 from dipgo_compile.fields import MAX_INT, Field
 from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
 from dipgo_compile.program import (
+    PROLOGUE,
     Allocation,
     Array,
     Call,
@@ -37,7 +39,7 @@ from dipgo_compile.program import (
 )
 
 FORMAT = "dipgo.plan"
-VERSION = (1, 0)
+VERSION = (1, 1)
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
 DTYPES = frozenset({"float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"})
 Json = dict[str, Any]
@@ -128,13 +130,12 @@ def load_plan(document: Json, constants: Bytes, where: str = "plan.json") -> Pla
         calls=tuple(_read_call(item, known) for item in root.get("calls").items()),
         output=root.get("output").name(memory.allocations, "tensor in the arena"),
     )
-    target = root.get("target")
     return Plan(
         program=program,
         memory=memory,
         model=root.get("model").mapping(),
         interface=_read_interface(root.get("interface"), frozenset(inputs)),
-        target=Target(target.get("provider").text(), target.get("precision").text()),
+        target=_read_target(root.get("target")),
         schedule=root.get("schedule").mapping(),
         macs={key: value.integer(high=1 << 63) for key, value in root.get("macs").members().items()},
         passes=tuple(
@@ -142,6 +143,7 @@ def load_plan(document: Json, constants: Bytes, where: str = "plan.json") -> Pla
             for item in root.get("passes").items()
         ),
         engine_files=engine_files,
+        engine_macs=_read_engine_macs(root),
         files=read_files(document, where),
     )
 
@@ -153,7 +155,7 @@ def _document(plan: Plan) -> Json:
         "format": FORMAT,
         "version": list(VERSION),
         "model": dict(plan.model),
-        "target": {"provider": plan.target.provider, "precision": plan.target.precision},
+        "target": asdict(plan.target),
         "interface": {
             "sample": interface.sample,
             "timestep": interface.timestep,
@@ -177,6 +179,7 @@ def _document(plan: Plan) -> Json:
                 "blocks": list(engine.blocks),
                 "inputs": list(engine.inputs),
                 "outputs": list(engine.outputs),
+                **({"macs": plan.engine_macs[engine.name]} if engine.name in plan.engine_macs else {}),
             }
             for engine in program.engines
         ],
@@ -209,15 +212,13 @@ def _dump_tensor(name: str, spec: TensorSpec, memory: MemoryPlan, offsets: Mappi
 
 def _dump_instruction(instruction: Instruction) -> Json:
     if isinstance(instruction, Run):
-        return {
-            "run": instruction.engine,
-            "call": instruction.call,
-            "inputs": list(instruction.inputs),
-            "outputs": list(instruction.outputs),
-        }
+        row: Json = {"run": instruction.engine, "call": instruction.call}
+        if instruction.call == PROLOGUE:  # as part of call 0 it is right for readers of version 1.0 too
+            row |= {"call": 0, "prologue": True}
+        return {**row, "inputs": list(instruction.inputs), "outputs": list(instruction.outputs)}
     terms = []
     for term in instruction.terms:
-        row: Json = {
+        row = {
             "value": term.value,
             "constant": term.coefficient.constant,
             "guidance": term.coefficient.guidance,
@@ -287,6 +288,14 @@ def _read_engines(root: Field) -> tuple[tuple[Engine, ...], dict[str, str]]:
     return tuple(engines), files
 
 
+def _read_engine_macs(root: Field) -> dict[str, int]:
+    return {
+        item.get("name").text(): item.get("macs").integer(high=1 << 63)
+        for item in root.get("engines").items()
+        if item.has("macs")
+    }
+
+
 def _read_instructions(
     root: Field, specs: Mapping[str, TensorSpec], engines: Mapping[str, Engine]
 ) -> tuple[Instruction, ...]:
@@ -315,7 +324,10 @@ def _read_run(item: Field, specs: Mapping[str, TensorSpec], engines: Mapping[str
             f"engine {engine.name!r} has {len(engine.inputs)} inputs and {len(engine.outputs)} outputs, "
             f"the run names {len(inputs)} and {len(outputs)}"
         )
-    return Run(engine.name, item.get("call").integer(), inputs, outputs)
+    call = item.get("call").integer()
+    if item.has("prologue") and item.get("prologue").boolean():
+        call = PROLOGUE
+    return Run(engine.name, call, inputs, outputs)
 
 
 def _read_term(item: Field, specs: Mapping[str, TensorSpec]) -> Term:
@@ -340,6 +352,11 @@ def _read_call(item: Field, known: frozenset[str]) -> Call:
         None if sample.value is None else sample.name(known, "tensor"),
         item.get("noise_pred").name(known, "tensor"),
     )
+
+
+def _read_target(item: Field) -> Target:
+    backend = item.get("backend").text() if item.has("backend") else "onnxruntime"  # version 1.0 has no other
+    return Target(item.get("provider").text(), item.get("precision").text(), backend)
 
 
 def _read_interface(item: Field, inputs: frozenset[str]) -> Interface:

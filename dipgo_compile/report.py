@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dipgo_compile.bundle import WEIGHTS
 from dipgo_compile.plan import Plan
-from dipgo_compile.program import Combine, Run
+from dipgo_compile.program import PROLOGUE, Combine, Run
+
+if TYPE_CHECKING:
+    from dipgo_compile.profile import EngineTime
 
 LABEL = 12  # characters
+LARGEST = 10  # tensors shown
 
 
 def facts(plan: Plan) -> dict[str, Any]:
@@ -21,12 +26,13 @@ def facts(plan: Plan) -> dict[str, Any]:
     images, _, height, width = program.specs[interface.latents].shape
     return {
         "model": {key: plan.model[key] for key in ("source", "class", "config_sha256")},
-        "target": {"provider": plan.target.provider, "precision": plan.target.precision},
+        "target": asdict(plan.target),
         "images": images,
         "latents": [height, width],
         "guidance": None if interface.guidance is None else list(interface.guidance),
         "schedule": {key: plan.schedule[key] for key in ("class", "num_inference_steps")},
         "calls": {"total": len(program.calls), "run": len(program.calls_with_runs())},
+        "prologue": [run.engine for run in program.runs() if run.call == PROLOGUE],
         "timeline": list(timeline(plan)),
         "instructions": {
             "run": sum(runs.values()),
@@ -37,17 +43,43 @@ def facts(plan: Plan) -> dict[str, Any]:
                 "name": engine.name,
                 "file": plan.engine_files[engine.name],
                 "runs": runs[engine.name],
+                "macs": plan.engine_macs.get(engine.name),
                 "blocks": list(engine.blocks),
             }
             for engine in program.engines
         ],
         "passes": [{"name": p.name, "modified": p.modified, "summary": p.summary} for p in plan.passes],
+        "tensors": list(tensors(plan)),
         "arena_bytes": memory.arena_bytes,
         "naive_bytes": memory.naive_bytes,
         "constants_bytes": sum(data.nbytes for data in program.constants.values()),
         "weights_bytes": plan.files[WEIGHTS].nbytes if WEIGHTS in plan.files else 0,
         "macs": {**plan.macs, "ideal_speedup": plan.macs["dense"] / plan.macs["kept"]},
     }
+
+
+def tensors(plan: Plan) -> Iterator[dict[str, Any]]:
+    """What lies in the arena, the largest first, and from which denoiser call to which it is alive.
+
+    An input is alive from before the first call (-1), the output to after the last.
+    """
+    program = plan.program
+    call_at = []
+    current = PROLOGUE
+    for instruction in program.instructions:
+        current = max(current, instruction.call) if isinstance(instruction, Run) else current
+        call_at.append(current)
+    call_at.append(len(program.calls))
+    for name, place in sorted(
+        plan.memory.allocations.items(), key=lambda item: (-item[1].nbytes, item[1].first, item[0])
+    ):
+        yield {
+            "name": name,
+            "bytes": place.nbytes,
+            "offset": place.offset,
+            "instructions": [place.first, place.last],
+            "calls": [PROLOGUE if name in program.inputs else call_at[place.first], call_at[place.last]],
+        }
 
 
 def timeline(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -65,7 +97,42 @@ def timeline(plan: Plan) -> Iterator[dict[str, Any]]:
 def as_text(plan: Plan) -> str:
     """The report, one fact a line."""
     found = facts(plan)
-    return "\n".join([*_head(found), "", *_timeline(plan, found), "", *_engines(found), "", *_passes(found)])
+    parts = (_head(found), _timeline(plan, found), _engines(found), _tensors(found), _passes(found))
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def as_times(plan: Plan, times: Sequence[EngineTime]) -> str:
+    """Measured times of engines and of the kinds of calls, one a line."""
+    return "\n\n".join(["\n".join(_engine_times(times)), "\n".join(_call_times(plan, times))])
+
+
+def _engine_times(times: Sequence[EngineTime]) -> Iterator[str]:
+    yield "time of a run           runs        GMACs      measured      at best*"
+    for item in times:
+        macs = "" if item.macs is None else f"{item.macs / 1e9:.2f}"
+        least = "" if item.least_seconds is None else f"{1e3 * item.least_seconds:.2f} ms"
+        yield f"  {item.engine:<20}{item.runs:>6}{macs:>13}{1e3 * item.seconds:>11.2f} ms{least:>14}"
+    yield "  * its MACs at the rate of a large matrix product"
+
+
+def _call_times(plan: Plan, times: Sequence[EngineTime]) -> Iterator[str]:
+    """Calls that run the same engines take the same time."""
+    seconds = {item.engine: item.seconds for item in times}
+    least = {item.engine: item.least_seconds or 0.0 for item in times}
+    kinds = Counter(
+        tuple(span["engines"]) for span in timeline(plan) for _ in range(span["first"], span["last"] + 1)
+    )
+    yield "time of a call"
+    total = 0.0
+    for engines, count in kinds.most_common():
+        measured = sum(seconds[name] for name in engines)
+        total += count * measured
+        label = ", ".join(engines) if len(engines) < 4 else f"{len(engines)} engines"
+        at_best = sum(least[name] for name in engines)
+        figures = f"{1e3 * measured:>11.2f} ms{1e3 * at_best:>11.2f} ms"
+        yield f"  {_count(count, 'call'):<12}{label or 'reuse':<24}{figures}"
+    total += sum(seconds[run.engine] for run in plan.program.runs() if run.call == PROLOGUE)
+    yield f"  an image: {total:.3f} s in engines"
 
 
 def _head(found: dict[str, Any]) -> Iterator[str]:
@@ -75,7 +142,7 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
         "no guidance" if found["guidance"] is None else f"guidance, batch is {' + '.join(found['guidance'])}"
     )
     yield _line("model", f"{found['model']['source']} ({found['model']['class']})")
-    yield _line("target", f"{found['target']['provider']}, {found['target']['precision']}")
+    yield _line("target", "{backend} on {provider}, {precision}".format(**found["target"]))
     yield _line("size", f"{_count(found['images'], 'image')} of {height} x {width} latents, {guidance}")
     yield _line("schedule", f"{schedule['class']}, {_count(schedule['num_inference_steps'], 'step')}")
     yield _line("calls", f"{calls['run']} of {calls['total']} denoiser calls run")
@@ -91,7 +158,9 @@ def _timeline(plan: Plan, found: dict[str, Any]) -> Iterator[str]:
     yield "timeline"
     spans = found["timeline"]
     labels = [_span(span["first"], span["last"]) for span in spans]
-    width = max(map(len, labels))
+    width = max(map(len, (*labels, *(["prologue"] if found["prologue"] else []))))
+    if found["prologue"]:
+        yield f"  {'prologue':<{width}}  {'once an image':<18}  {', '.join(found['prologue'])}"
     for label, span in zip(labels, spans, strict=True):
         first, last = (plan.program.calls[span[end]].timestep for end in ("first", "last"))
         at = f"t {first:g}" if span["first"] == span["last"] else f"t {first:g} .. {last:g}"
@@ -107,6 +176,21 @@ def _engines(found: dict[str, Any]) -> Iterator[str]:
     for engine in found["engines"]:
         yield f"  {engine['name']} ({engine['file']}): {_count(engine['runs'], 'run')}"
         yield f"    {' '.join(engine['blocks'])}"
+
+
+def _tensors(found: dict[str, Any]) -> Iterator[str]:
+    listed = found["tensors"]
+    yield f"tensors, the largest of {len(listed)}"
+    for tensor in listed[:LARGEST]:
+        first, last = tensor["calls"]
+        alive = _alive(first, last, found["calls"]["total"])
+        yield f"  {tensor['bytes']:>13,} bytes  {alive:<16}  {tensor['name']}"
+
+
+def _alive(first: int, last: int, total: int) -> str:
+    if first == PROLOGUE:
+        return "start to end" if last == total else f"start to call {last}"
+    return f"call {first} to end" if last == total else _span(first, last)
 
 
 def _passes(found: dict[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pytest
 HEAVY = (
     "torch",
     "onnxruntime",
+    "openvino",
     "onnx",
     "onnx_ir",
     "onnxscript",

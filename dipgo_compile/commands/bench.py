@@ -64,8 +64,8 @@ def as_text(found: BenchResult) -> str:
     mask = scenario["mask"]
     lines = [
         f"{scenario['bundle']}: {scenario['model']}, {scenario['scheduler']} {scenario['steps']} steps, "
-        f"{mask['calls_run']} of {mask['calls']} calls run; {scenario['provider']} {scenario['precision']}, "
-        f"{scenario['threads']} threads, {scenario['repeats']} repeats",
+        f"{mask['calls_run']} of {mask['calls']} calls run; {scenario['backend']} on {scenario['provider']}, "
+        f"{scenario['precision']}, {scenario['threads']} threads, {scenario['repeats']} repeats",
         "row         s/image (min .. max)             peak memory     load   plan is faster by",
     ]
     for row in found.rows:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dipgo_compile.bundle import CACHE
 from dipgo_compile.progress import Steps
 
 if TYPE_CHECKING:
@@ -25,8 +26,21 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="The bundle to write.  [default: the mask's name with .dipgo, in the working directory]",
 )
-@click.option("--target", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--precision", default="fp32", show_default=True, help="Precision of weights and arithmetic.")
+@click.option(
+    "--backend",
+    default="onnxruntime",
+    show_default=True,
+    help="onnxruntime, or openvino, which is faster in bf16 on processors that have it.",
+)
+@click.option(
+    "--target", default="cpu", show_default=True, help="cpu, or cuda where the backend is onnxruntime."
+)
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="Precision of the arithmetic: fp32, or bf16 where the backend is openvino.",
+)
 @click.option(
     "--batch",
     metavar="IMAGES",
@@ -45,17 +59,25 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--fuse",
-    type=click.Choice(["auto", "none"]),
+    type=click.Choice(["auto", "patterns", "atoms", "none"]),
     default="auto",
     show_default=True,
-    help="auto: few engines of many blocks. none: one engine a block, for looking at results inside.",
+    help="patterns: an engine for each set of blocks that a call computes. atoms: each block in one engine. "
+    "auto: the best mixture, by estimate. none: one engine a block.",
+)
+@click.option(
+    "--max-engines",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    help="The most patterns that auto may choose: each takes time to load.",
 )
 @click.option(
     "--disable-pass",
     "disabled",
     metavar="NAME",
     multiple=True,
-    help="Leave out a compiler pass, for bisecting. Can be given more than once.",
+    help="Leave out a compiler pass or a rewrite of the graph, for bisecting. Can be given more than once.",
 )
 @click.option(
     "--json", "json_file", type=click.File("w", lazy=True), help="Write the summary as JSON; - is stdout."
@@ -65,14 +87,14 @@ def build(
     model: str | None,
     output: Path | None,
     json_file: Any,
-    fuse: str,
     **options: Any,
 ) -> None:
-    """Compile a mask for its model into a bundle, a directory that any machine with ONNX Runtime runs.
+    """Compile a mask for its model into a bundle, a directory that ONNX Runtime or OpenVINO can run.
 
     \b
     dipgo-compile build --mask mask.json
     dipgo-compile build --mask mask.json -o small.dipgo --height 256 --width 256 --batch 4
+    dipgo-compile build --mask mask.json --backend openvino --precision bf16
     """
     from dipgo_compile.mask import Mask
 
@@ -92,7 +114,9 @@ def build(
             disabled=options["disabled"],
             provider=options["target"],
             precision=options["precision"],
-            **({"max_engines": 0} if fuse == "none" else {}),
+            backend=options["backend"],
+            fuse=options["fuse"],
+            max_engines=options["max_engines"],
         )
         report = compile_mask(
             loaded,
@@ -111,7 +135,8 @@ def build(
 def summary(report: BuildReport) -> dict[str, Any]:
     """What a build made, as JSON. ``macs`` are of one build's images over all calls; sizes are bytes."""
     plan = report.plan
-    on_disk = sum(file.stat().st_size for file in report.path.iterdir())
+    on_disk = sum(file.stat().st_size for file in report.path.iterdir() if file.is_file())
+    cached = sum(file.stat().st_size for file in (report.path / CACHE).rglob("*") if file.is_file())
     return {
         "bundle": str(report.path),
         "calls": {"total": len(plan.program.calls), "run": len(plan.program.calls_with_runs())},
@@ -120,6 +145,7 @@ def summary(report: BuildReport) -> dict[str, Any]:
         "arena_bytes": plan.memory.arena_bytes,
         "naive_bytes": plan.memory.naive_bytes,
         "disk_bytes": on_disk,
+        "cache_bytes": cached,
         "seconds": dict(report.seconds),
     }
 
@@ -133,7 +159,7 @@ def as_text(facts: dict[str, Any]) -> str:
         ("engines", str(facts["engines"])),
         ("MACs", f"{kept:.1%} of the unpruned model's: {1 / kept:.2f} times faster at best"),
         ("arena", f"{size(facts['arena_bytes'])}; {size(facts['naive_bytes'])} without sharing"),
-        ("on disk", size(facts["disk_bytes"])),
+        ("on disk", f"{size(facts['disk_bytes'])}; cache of this machine {size(facts['cache_bytes'])}"),
     )
     return "\n".join([facts["bundle"], *(f"  {name:<9}{value}" for name, value in rows)])
 

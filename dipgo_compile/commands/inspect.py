@@ -1,11 +1,16 @@
-"""``dipgo-compile inspect``: a bundle as text. Needs neither torch nor an execution provider."""
+"""``dipgo-compile inspect``: a bundle as text. Needs neither torch nor, but to measure, a backend."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from dipgo_compile.profile import EngineTime
 
 
 @click.command()
@@ -14,20 +19,37 @@ import click
     "--program", "show_program", is_flag=True, help="The whole program and its memory instead, line by line."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def inspect(bundle: Path, show_program: bool, as_json: bool) -> None:
+@click.option(
+    "--measure", is_flag=True, help="Load the bundle and time every engine too, beside what its MACs predict."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="To measure with.  [default: the physical cores]")
+def inspect(bundle: Path, show_program: bool, as_json: bool, measure: bool, threads: int | None) -> None:
     """Show what is in BUNDLE: which calls run what, what the passes did, what it costs."""
     from dipgo_compile import report
     from dipgo_compile.bundle import open_bundle
     from dipgo_compile.text import plan_text
 
-    if show_program and as_json:
-        raise click.UsageError("--program and --json exclude each other")
+    if show_program and (as_json or measure):
+        raise click.UsageError("--program goes with neither --json nor --measure")
     plan = open_bundle(
         bundle, verify=False
     ).plan  # sizes and the plan are checked, the weights needn't be read
     if show_program:
         click.echo(plan_text(plan), nl=False)
     elif as_json:
-        click.echo(json.dumps(report.facts(plan), indent=2))
+        facts = report.facts(plan)
+        if measure:
+            facts["times"] = [asdict(item) for item in _measure(bundle, threads)]
+        click.echo(json.dumps(facts, indent=2))
     else:
         click.echo(report.as_text(plan))
+        if measure:
+            click.echo("\n" + report.as_times(plan, _measure(bundle, threads)))
+
+
+def _measure(bundle: Path, threads: int | None) -> tuple[EngineTime, ...]:
+    from dipgo_compile.profile import profile
+    from dipgo_compile.runtime import Runtime
+
+    with Runtime.load(bundle, threads=threads, verify=False) as runtime:
+        return profile(runtime)

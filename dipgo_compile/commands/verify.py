@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    help="Accepted difference of a noise prediction, absolute.  [default: 1e-3 for fp32]",
+    help="Accepted difference of a noise prediction, absolute.  [default: 1e-3 in fp32, 0.1 in bf16]",
 )
 @click.option(
     "--latents-tolerance",
     type=click.FloatRange(min=0),
-    help="Accepted relative L2 difference of the final latents.  [default: 1e-3 for fp32]",
+    help="Accepted relative L2 difference of the final latents.  [default: 1e-3 in fp32, 0.4 in bf16]",
+)
+@click.option(
+    "--precision",
+    help="Compute in this one, not the bundle's: fp32 shows whether a plan is right apart from rounding.",
 )
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the plan.  [default: the physical cores]"
@@ -39,6 +43,7 @@ def verify(
     model: str | None,
     tolerance: float | None,
     latents_tolerance: float | None,
+    precision: str | None,
     json_file: Any,
     **options: Any,
 ) -> None:
@@ -46,19 +51,22 @@ def verify(
 
     Leaves with exit code 11 when a result is further off than the tolerance.
     """
+    from dipgo_compile.bundle import open_bundle
     from dipgo_compile.compare import compare
     from dipgo_compile.comparison import Tolerance, default_tolerance
     from dipgo_compile.live import counter
 
     accepted = None
     if tolerance is not None or latents_tolerance is not None:
-        usual = default_tolerance("fp32")
+        usual = default_tolerance(precision or open_bundle(bundle, verify=False).plan.target.precision)
         accepted = Tolerance(
             usual.noise_pred if tolerance is None else tolerance,
             usual.latents if latents_tolerance is None else latents_tolerance,
         )
     with counter("denoiser calls compared") as progress:
-        found = compare(bundle, source=model, tolerance=accepted, progress=progress, **options)
+        found = compare(
+            bundle, source=model, tolerance=accepted, precision=precision, progress=progress, **options
+        )
     if json_file is not None:
         json_file.write(json.dumps(found.to_json(), indent=2) + "\n")
     if json_file is None or json_file.name != "-":

@@ -7,19 +7,45 @@ time it takes to load hold no other row's libraries.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from dipgo_compile.program import Array
 
-Image = Callable[[], Array]
-"""Denoises one batch; answers with the final latents."""
+
+class Image(Protocol):
+    """Denoises one batch."""
+
+    def __call__(self, calls: int | None = None) -> Array | None:
+        """The final latents. With ``calls`` it stops after so many calls of the denoiser, those that compute
+        nothing left out, and answers None if that was too early for the latents.
+        """
+        ...
+
+
+class Enough(Exception):
+    """Ends an image before its last call."""
+
+
+class Countdown:
+    """To be called before every denoiser call: raises Enough when ``calls`` have been made. None: never."""
+
+    def __init__(self, calls: int | None) -> None:
+        self._left = calls
+
+    def __call__(self, *_: object) -> None:
+        if self._left is None:
+            return
+        if self._left == 0:
+            raise Enough
+        self._left -= 1
+
 
 ROWS = ("plan", "dense", "torch", "supernet")
-INPUTS, SCHEDULE, DENSE = "inputs.npz", "schedule.json", "dense.onnx"
+INPUTS, SCHEDULE, DENSE, SHAPES = "inputs.npz", "schedule.json", "dense.onnx", "dense.json"
 LATENTS = "latents"
 CONDITION, DRAW = "condition.", "draw."
 
@@ -27,7 +53,7 @@ CONDITION, DRAW = "condition.", "draw."
 @dataclass(frozen=True)
 class Job:
     """What a row is to do. ``workspace`` holds what was prepared for all rows: inputs, schedule, dense
-    graph.
+    graph. ``memory`` is the plan's trade of memory for speed (``Runtime.load``), None its own choice.
     """
 
     bundle: str
@@ -35,6 +61,7 @@ class Job:
     workspace: str
     threads: int
     guidance_scale: float | None
+    memory: str | None = None
 
     def inputs(self) -> tuple[Array, dict[str, Array], list[Array]]:
         """Unit noise, conditions by name, draws."""

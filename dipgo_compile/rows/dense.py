@@ -1,7 +1,7 @@
-"""The unpruned denoiser as one ONNX graph in the same execution provider: the baseline a compiler has to
-beat.
+"""The unpruned denoiser as one ONNX graph in the plan's backend, provider and precision: the baseline a
+compiler has to beat.
 
-As good as ONNX Runtime makes it: same session options, buffers bound once, the schedule a table of
+As good as that backend makes it: the options that engines get, buffers bound once, the schedule a table of
 coefficients, and nothing allocated per call.
 """
 
@@ -13,27 +13,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
-from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeEngine, session_options
+from dipgo_compile.backends.base import EngineSession
+from dipgo_compile.backends.registry import make_backend
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.executor import aligned
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array
-from dipgo_compile.rows import DENSE, SCHEDULE, Image, Job
+from dipgo_compile.rows import DENSE, SCHEDULE, SHAPES, Image, Job
 from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm
 
 
 def load(job: Job) -> Image:
     plan = open_bundle(job.bundle, verify=False).plan
-    provider = OnnxRuntimeBackend(plan.target.provider).provider
-    file = Path(job.workspace) / DENSE
-    session = ort.InferenceSession(str(file), session_options(job.threads), providers=[provider])
-    shapes = {node.name: tuple(node.shape) for node in session.get_inputs()}
-    (output,) = (node.name for node in session.get_outputs())
-    engine = OnnxRuntimeEngine("dense", session, tuple(shapes), (output,))
-    schedule = read_schedule(Path(job.workspace) / SCHEDULE)
-    return DenseLoop(plan, engine, shapes, schedule, job.guidance_scale, *job.inputs())
+    workspace = Path(job.workspace)
+    shapes = json.loads((workspace / SHAPES).read_text())
+    inputs, outputs = tuple(shapes["inputs"]), tuple(shapes["outputs"])
+    engine = make_backend(plan.target).open_file("dense", workspace / DENSE, inputs, outputs, job.threads)
+    schedule = read_schedule(workspace / SCHEDULE)
+    return DenseLoop(plan, engine, shapes["inputs"], schedule, job.guidance_scale, *job.inputs())
 
 
 class DenseLoop:
@@ -42,8 +40,8 @@ class DenseLoop:
     def __init__(
         self,
         plan: Plan,
-        engine: OnnxRuntimeEngine,
-        shapes: Mapping[str, tuple[int, ...]],
+        engine: EngineSession,
+        shapes: Mapping[str, Sequence[int]],
         schedule: Schedule,
         guidance_scale: float | None,
         latents: Array,
@@ -70,10 +68,11 @@ class DenseLoop:
         read = sorted({t.index for step in schedule.steps for t in step.terms if t.kind == "noise"})
         self._draws = dict(zip(read, draws, strict=True))
 
-    def __call__(self) -> Array:
+    def __call__(self, calls: int | None = None) -> Array | None:
         np.multiply(self._latents, self._schedule.init_noise_sigma, out=self._samples[0])
         images = len(self._latents)
-        for call, step in enumerate(self._schedule.steps):
+        steps = self._schedule.steps[:calls]
+        for call, step in enumerate(steps):
             np.multiply(self._samples[call], step.input_scale, out=self._sample[:images])
             if self._uncond is not None:
                 np.copyto(self._sample[images:], self._sample[:images])
@@ -81,7 +80,7 @@ class DenseLoop:
             self._run()
             self._guide(self._noises[call])
             self._advance(call, step)
-        return self._samples[-1].copy()
+        return self._samples[-1].copy() if len(steps) == len(self._schedule.steps) else None
 
     def _guide(self, out: Array) -> None:
         if self._uncond is None or self._scale is None:
@@ -115,6 +114,6 @@ def read_schedule(file: Path) -> Schedule:
     return Schedule(**document, steps=steps)
 
 
-def _empty(shape: tuple[int, ...]) -> Array:
-    memory: Array = aligned(math.prod(shape) * 4).view(np.float32).reshape(shape)
+def _empty(shape: Sequence[int]) -> Array:
+    memory: Array = aligned(math.prod(shape) * 4).view(np.float32).reshape(tuple(shape))
     return memory

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dipgo_compile.program import Array
-from dipgo_compile.rows import Image, Job
+from dipgo_compile.rows import Countdown, Enough, Image, Job
 from dipgo_compile.runtime import Runtime
 
 
 def load(job: Job) -> Image:
     latents, conditions, draws = job.inputs()
-    session = Runtime.load(job.bundle, threads=job.threads).session()
+    options: dict[str, Any] = {} if job.memory is None else {"memory": job.memory}
+    session = Runtime.load(job.bundle, threads=job.threads, **options).session()
     scale = 1.0 if job.guidance_scale is None else job.guidance_scale  # a plan without guidance ignores it
 
-    def image() -> Array:
-        return session.denoise(latents, conditions, guidance_scale=scale, draws=draws)
+    def image(calls: int | None = None) -> Array | None:
+        callback = None if calls is None else Countdown(calls)
+        try:
+            return session.denoise(latents, conditions, guidance_scale=scale, draws=draws, callback=callback)
+        except Enough:
+            return None
 
     return image

@@ -17,7 +17,7 @@ from dipgo_compile.mask import Mask
 from dipgo_compile.models import Geometry
 from dipgo_compile.models.source import load
 from dipgo_compile.program import Engine
-from dipgo_compile.rows import CONDITION, DENSE, DRAW, INPUTS, LATENTS, SCHEDULE
+from dipgo_compile.rows import CONDITION, DENSE, DRAW, INPUTS, LATENTS, SCHEDULE, SHAPES
 from dipgo_compile.schedule import probe
 
 
@@ -31,8 +31,8 @@ def store_inputs(bundle: Bundle, workspace: Path) -> None:
 
 
 def store_dense(bundle: Bundle, source: str, workspace: Path) -> None:
-    """Export the whole denoiser at the plan's sizes, with the plan's own writer, and the schedule as a
-    table.
+    """Export the whole denoiser at the plan's sizes, with the plan's own writer; the shapes of its inputs and
+    outputs; and the schedule as a table.
     """
     plan, mask = bundle.plan, Mask.load(bundle.path / MASK)
     images, _, height, width = plan.program.specs[plan.interface.latents].shape
@@ -40,8 +40,10 @@ def store_dense(bundle: Bundle, source: str, workspace: Path) -> None:
     model = load(source)
     graph = export(model, Geometry(batch, height, width, model.tokens))
     inputs, outputs = (
-        tuple(str(v.name) for v in values) for values in (graph.graph.inputs, graph.graph.outputs)
+        {str(value.name): value.shape.numpy() for value in values if value.shape is not None}
+        for values in (graph.graph.inputs, graph.graph.outputs)
     )
-    write_engines(graph, [Engine("dense", (), inputs, outputs)], {"dense": DENSE}, workspace)
+    write_engines(graph, [Engine("dense", (), tuple(inputs), tuple(outputs))], {"dense": DENSE}, workspace)
+    (workspace / SHAPES).write_text(json.dumps({"inputs": inputs, "outputs": outputs}))
     schedule = probe(mask.scheduler.class_name, mask.scheduler.config, mask.scheduler.num_inference_steps)
     (workspace / SCHEDULE).write_text(json.dumps(asdict(schedule)))

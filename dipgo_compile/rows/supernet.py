@@ -13,7 +13,7 @@ from dipgo_compile.bundle import MASK
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import load as load_model
 from dipgo_compile.program import Array
-from dipgo_compile.rows import Image, Job
+from dipgo_compile.rows import Countdown, Enough, Image, Job
 
 
 def load(job: Job) -> Image:
@@ -25,8 +25,14 @@ def load(job: Job) -> Image:
     conditions = {name: torch.from_numpy(array) for name, array in arrays.items()}
     generator = torch.Generator().manual_seed(0)
 
-    def image() -> Array:
-        trace = reference_chain(model, mask, latents, conditions, job.guidance_scale, generator=generator)
+    def image(calls: int | None = None) -> Array | None:
+        counting = model.denoiser.register_forward_pre_hook(Countdown(calls))
+        try:
+            trace = reference_chain(model, mask, latents, conditions, job.guidance_scale, generator=generator)
+        except Enough:
+            return None
+        finally:
+            counting.remove()
         final: Array = trace.final.numpy()
         return final
 

@@ -4,37 +4,63 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from dipgo_trainer.chain import denoise, scheduler_of
+from dipgo_trainer.chain import Predict, denoise, scheduler_of
 
 from dipgo_compile.bundle import MASK
 from dipgo_compile.mask import Mask
+from dipgo_compile.models.source import Model
 from dipgo_compile.models.source import load as load_model
 from dipgo_compile.program import Array
-from dipgo_compile.rows import Image, Job
+from dipgo_compile.rows import Countdown, Enough, Image, Job
 
 
 def load(job: Job) -> Image:
+    return chain(job, lambda model, mask, scheduler: predictor(model.denoiser))
+
+
+def predictor(denoiser: Callable[..., Any]) -> Predict:
+    """A denoiser that is called as diffusers calls it."""
+
+    def predict(call: int, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        answer: torch.Tensor = denoiser(**inputs, return_dict=False)[0]
+        return answer
+
+    return predict
+
+
+def chain(job: Job, prepare: Callable[[Model, Mask, Any], Predict]) -> Image:
+    """A row that denoises in PyTorch. ``prepare`` makes its denoiser from the model, the bundle's mask and
+    the scheduler that will be used.
+    """
     torch.set_num_threads(job.threads)
     mask = Mask.load(Path(job.bundle) / MASK)
     model, scheduler = load_model(job.source), scheduler_of(mask)
+    predict = prepare(model, mask, scheduler)
     noise, arrays, _ = job.inputs()
     latents = torch.from_numpy(noise)
     conditions = {name: torch.from_numpy(array) for name, array in arrays.items()}
     generator = torch.Generator().manual_seed(0)
 
-    def predict(call: int, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        answer: torch.Tensor = model.denoiser(**inputs, return_dict=False)[0]
-        return answer
+    def image(calls: int | None = None) -> Array | None:
+        count = Countdown(calls)
 
-    def image() -> Array:
+        def counted(call: int, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+            count()
+            return predict(call, inputs)
+
         scheduler.set_timesteps(mask.scheduler.num_inference_steps)
-        with torch.no_grad():
-            trace = denoise(
-                model, scheduler, predict, latents, conditions, job.guidance_scale, generator=generator
-            )
+        try:
+            with torch.no_grad():
+                trace = denoise(
+                    model, scheduler, counted, latents, conditions, job.guidance_scale, generator=generator
+                )
+        except Enough:
+            return None
         final: Array = trace.final.numpy()
         return final
 

@@ -13,7 +13,7 @@ from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models import family_of
 from dipgo_compile.models.presets import SD_BETAS
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "benchmarks" / "masks"
 BLOCKS = ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1")
 ROWS = ("11111", "00000", "11011", "00001")
 UNET = {

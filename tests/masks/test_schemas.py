@@ -17,6 +17,7 @@ from dipgo_compile.mask_checks import schema_text
 from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
 from dipgo_compile.plan_json import dump_plan
 from dipgo_compile.program import (
+    PROLOGUE,
     Allocation,
     Call,
     Coefficient,
@@ -37,18 +38,24 @@ SPEC = TensorSpec("float32", (1, 4, 2, 2))
 def plan() -> Plan:
     """One of everything that a plan can say."""
     program = Program(
-        engines=(Engine("all", ("conv_in", "mid_block"), ("x", "t"), ("e", "spare")),),
+        engines=(
+            Engine("prologue", ("mid_block",), ("text",), ("k",)),
+            Engine("all", ("conv_in", "mid_block"), ("x", "t", "k"), ("e", "spare")),
+        ),
         specs={
             "latents": SPEC,
             "draw": SPEC,
+            "text": SPEC,
+            "k": SPEC,
             "t": TensorSpec("float32", (1,)),
             "e": TensorSpec("float32", (2, 4, 2, 2)),
             "out": SPEC,
         },
-        inputs=("latents", "draw"),
+        inputs=("latents", "draw", "text"),
         constants={"t": np.ones(1, np.float32)},
         instructions=(
-            Run("all", 0, ("latents", "t"), ("e", None)),
+            Run("prologue", PROLOGUE, ("text",), ("k",)),
+            Run("all", 0, ("latents", "t", "k"), ("e", None)),
             Combine(
                 (Term("latents", Coefficient(1.0)), Term("e", Coefficient(0.5, -1.0), (Slice(0, 0, 1),))),
                 "out",
@@ -57,12 +64,13 @@ def plan() -> Plan:
         calls=(Call(981.0, "latents", "e"), Call(1.5, None, "e")),
         output="out",
     )
-    places = {name: Allocation(128 * i, 64, 0, 2) for i, name in enumerate(("latents", "draw", "e", "out"))}
+    values = [name for name in program.specs if name != "t"]
+    places = {name: Allocation(128 * i, 64, 0, 3) for i, name in enumerate(values)}
     return Plan(
         program=program,
-        memory=MemoryPlan(places, 512, 512),
+        memory=MemoryPlan(places, 768, 768),
         model={"source": "x", "class": "UNet2DConditionModel", "config_sha256": "0" * 64, "config": {}},
-        interface=Interface("sample", "timestep", (), "latents", ("draw",), ("uncond", "cond")),
+        interface=Interface("sample", "timestep", ("text",), "latents", ("draw",), ("uncond", "cond")),
         target=Target("cpu", "fp32"),
         schedule={
             "class": "DDIMScheduler",
@@ -72,8 +80,9 @@ def plan() -> Plan:
         },
         macs={"dense": 2, "kept": 1},
         passes=(PassReport("unroll", True, "2 calls"),),
-        engine_files={"all": "all.onnx"},
-        files={"all.onnx": FileRecord(1, "0" * 64)},
+        engine_files={"prologue": "prologue.onnx", "all": "all.onnx"},
+        engine_macs={"prologue": 1, "all": 1},
+        files={name: FileRecord(1, "0" * 64) for name in ("prologue.onnx", "all.onnx")},
     )
 
 
@@ -103,8 +112,8 @@ def test_every_field_of_a_written_plan_is_described() -> None:
         assert set(written[name]) == set(PLAN["properties"][name]["properties"])
     for name in ("passes", "engines", "calls"):
         assert set(written[name][0]) == set(PLAN["properties"][name]["items"]["properties"])
-    run, combine = written["instructions"]
-    assert set(run) == set(PLAN["$defs"]["run"]["properties"])
+    prologue, run, combine = written["instructions"]
+    assert set(prologue) == set(run) | {"prologue"} == set(PLAN["$defs"]["run"]["properties"])
     assert set(combine) == set(PLAN["$defs"]["combine"]["properties"])
     assert set(combine["terms"][1]) == set(
         PLAN["$defs"]["combine"]["properties"]["terms"]["items"]["properties"]
@@ -123,7 +132,8 @@ def test_a_plan_without_a_required_field_is_invalid(field: str) -> None:
     [
         lambda d: d.update(version=[2, 0]),
         lambda d: d["instructions"].append({"jump": 3}),
-        lambda d: d["instructions"][1].update(terms=[]),
+        lambda d: d["instructions"][2].update(terms=[]),
+        lambda d: d["instructions"][0].update(prologue="yes"),
         lambda d: d["engines"][0].update(file="../../etc/passwd"),
         lambda d: d["tensors"][0].pop("bytes"),
         lambda d: d["tensors"][0].update(storage="disk"),

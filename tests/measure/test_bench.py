@@ -91,7 +91,7 @@ def test_json_has_every_field(bundle: Path, tmp_path: Path) -> None:
 def result(**medians: float) -> BenchResult:
     scenario = {
         "bundle": "b", "model": "m", "mask": {"calls": 4, "calls_run": 2}, "scheduler": "S", "steps": 4,
-        "provider": "cpu", "precision": "fp32", "threads": 1, "repeats": 3,
+        "backend": "onnxruntime", "provider": "cpu", "precision": "fp32", "threads": 1, "repeats": 3,
     }  # fmt: skip
     rows = tuple(Row(name, (median / 2, median, median * 9), 1, 1.0) for name, median in medians.items())
     return BenchResult({}, scenario, rows, ideal_speedup=5.0)

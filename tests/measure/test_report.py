@@ -11,14 +11,14 @@ from click.testing import CliRunner
 
 from dipgo_compile import report
 from dipgo_compile.commands.inspect import inspect
+from dipgo_compile.passes.plan_memory import plan_memory
 from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
+from dipgo_compile.profile import EngineTime
 from dipgo_compile.program import (
-    Allocation,
     Call,
     Coefficient,
     Combine,
     Engine,
-    MemoryPlan,
     Program,
     Run,
     TensorSpec,
@@ -63,7 +63,7 @@ def plan() -> Plan:
     )
     return Plan(
         program=program,
-        memory=MemoryPlan({name: Allocation(0, 1024, 0, 0) for name in values}, 3072, 6144),
+        memory=plan_memory(program),
         model={"source": "some/model", "class": "UNet2DConditionModel", "config_sha256": "0", "config": {}},
         interface=Interface("sample", "timestep", (), "latents"),
         target=Target("cpu", "fp32"),
@@ -77,6 +77,26 @@ def plan() -> Plan:
 
 def test_text_is_as_it_was(plan: Plan) -> None:
     assert report.as_text(plan) + "\n" == GOLDEN.read_text()
+
+
+def test_tensors_say_in_which_calls_they_are_alive(plan: Plan) -> None:
+    calls = {tensor["name"]: tensor["calls"] for tensor in report.tensors(plan)}
+    assert calls == {
+        "latents": [-1, 0],
+        "hidden@0": [0, 0],
+        "noise_pred@0": [0, 0],
+        "sample@3": [0, 3],
+        "noise_pred@3": [3, 3],
+        "final": [3, 5],
+    }
+
+
+def test_times_are_totalled_by_call_and_image(plan: Plan) -> None:
+    times = (EngineTime("body", 1, 2_000_000, 0.002, 0.010), EngineTime("head", 2, None, None, 0.005))
+    lines = report.as_times(plan, times).splitlines()
+    assert any(line.split() == ["body", "1", "0.00", "10.00", "ms", "2.00", "ms"] for line in lines)
+    assert any(line.split()[:4] == ["1", "call", "body,", "head"] and "15.00 ms" in line for line in lines)
+    assert lines[-1] == "  an image: 0.020 s in engines"
 
 
 def test_timeline_covers_every_call_once(plan: Plan) -> None:
@@ -93,6 +113,16 @@ def test_command_prints_text_json_and_program(bundle: Path) -> None:
     assert found["calls"] == {"total": 4, "run": 2}
     assert sum(engine["runs"] for engine in found["engines"]) == found["instructions"]["run"]
     assert found["weights_bytes"] == (bundle / "weights.bin").stat().st_size
+
+
+def test_measures_every_engine(bundle: Path) -> None:
+    result = CliRunner().invoke(inspect, [str(bundle), "--measure", "--json", "--threads", "1"])
+    found = json.loads(result.output)
+    assert [item["engine"] for item in found["times"]] == [engine["name"] for engine in found["engines"]]
+    assert all(item["seconds"] > 0 for item in found["times"])
+    kept = sum(item["runs"] * (item["macs"] or 0) for item in found["times"])
+    assert kept == pytest.approx(2 * found["macs"]["kept"], rel=0.01)  # guidance: two samples
+    assert "an image:" in CliRunner().invoke(inspect, [str(bundle), "--measure"]).output
 
 
 def test_inspect_imports_no_heavy_library(bundle: Path) -> None:

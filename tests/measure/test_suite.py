@@ -1,0 +1,280 @@
+"""Suites of the declared benchmarks: rows, runs that fail in part and go on later, goals, tables and
+pictures.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image as PillowImage
+
+from benchmarks import mask_rules, plots, results, suite, suite_table
+from benchmarks.__main__ import main
+from benchmarks.rows import deepcache, torch_compile
+from benchmarks.scenarios import SCENARIOS, Case, SuiteScenario, Turn
+from benchmarks.suite_results import GOALS, Goal, SuiteResult
+from dipgo_compile import bench
+from dipgo_compile.bench import BenchOptions
+from dipgo_compile.build import build
+from dipgo_compile.bundle import open_bundle
+from dipgo_compile.errors import BackendError, InputError
+from dipgo_compile.macs import count_macs
+from dipgo_compile.mask import Mask
+from dipgo_compile.models.source import load
+from dipgo_compile.rows import Job, dense, plan, prepare, supernet, torch
+
+# fp32, six calls: sums in other orders differ by 1e-6, a wrong cache by more than 1e-2.
+TOLERANCE = 1e-4
+MASKS = Path(__file__).parents[2] / "benchmarks" / "masks"
+SUITES = [scenario for scenario in SCENARIOS if isinstance(scenario, SuiteScenario)]
+
+
+@pytest.fixture(scope="module")
+def job(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """DeepCache's mask over six calls, of which two are whole."""
+    path = tmp_path_factory.mktemp("deepcache")
+    mask = mask_rules.make("deepcache", load(str(pipeline)), steps=6)
+    opened = open_bundle(build(mask, output=path / "small.dipgo").path)
+    prepare.store_inputs(opened, path)
+    prepare.store_dense(opened, str(pipeline), path)
+    return bench._job(opened, BenchOptions(threads=1), str(path))
+
+
+def test_the_deepcache_package_computes_what_the_mask_says(job: Job) -> None:
+    image = deepcache.load(job)
+    first = image()
+    np.testing.assert_allclose(first, plan.load(job)(), rtol=TOLERANCE, atol=TOLERANCE)
+    np.testing.assert_allclose(image(), first, rtol=TOLERANCE, atol=TOLERANCE)  # nothing stays in its cache
+    assert np.abs(first - dense.load(job)()).max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("row", [plan, dense, torch, supernet, deepcache])
+def test_an_image_can_stop_early(job: Job, row: Any) -> None:
+    image = row.load(job)
+    whole = image()
+    assert image(calls=2) is None
+    np.testing.assert_allclose(image(), whole, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.slow  # it compiles some hundred kernels
+def test_torch_compile_gives_what_torch_gives(job: Job) -> None:
+    np.testing.assert_allclose(torch_compile.load(job)(), torch.load(job)(), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_masks_by_rule(pipeline: Path) -> None:
+    model = load(str(pipeline), weights=False)
+    whole, *others = mask_rules.make("deepcache", model, steps=6).keep
+    assert all(whole) and others[4] == whole
+    blocks = model.blocks("layer")
+    kept = [block for block, keeps in zip(blocks, others[0], strict=True) if keeps]
+    assert kept == ["up_blocks.1.resnets.1", "up_blocks.1.attentions.1"]
+    assert all(all(row) for row in mask_rules.make("all", model, steps=3).keep)
+
+
+@pytest.mark.parametrize(
+    ("file", "kept"),
+    [
+        ("sd15_ddim50_released_0.80.json", 0.2),
+        ("sd15_ddim50_layer_0.5.json", 0.5),
+        ("sd15_ddim50_layer_0.3.json", 0.3),
+    ],
+)
+def test_committed_masks_keep_what_their_names_say(file: str, kept: float) -> None:
+    mask, model = Mask.load(MASKS / file), load("random:sd15", weights=False)
+    assert mask.model.config_sha256 == model.config_sha256
+    ratio = mask.macs_ratio(count_macs(model, model.geometry(1), mask.blocks))
+    assert ratio == pytest.approx(kept, abs=0.0125)  # heuristics.RATIO_TOLERANCE
+
+
+def scenario(pipeline: Path, *cases: Case) -> SuiteScenario:
+    return SuiteScenario("small", "about", str(pipeline), 8, cases, steps=4, timed_calls=2)
+
+
+def test_a_run_keeps_what_it_has_and_goes_on(pipeline: Path, tmp_path: Path) -> None:
+    """One row fails for real: there is no module of that name. Its neighbours are measured all the same."""
+    file, steps = tmp_path / "small.json", []
+    case = Case("all-ones", "everything", "all", (Turn(("plan", "dense", "nonsense"), repeats=2),))
+    small, options = scenario(pipeline, case), suite.Options(threads=1)
+    arguments: dict[str, Any] = {"command": "", "progress": lambda *told: steps.append(told)}
+    content = suite.run(small, options, file, resume=False, **arguments)
+    assert results.read(file) == json.loads(json.dumps(content))
+    (found,) = content["cases"]
+    assert found["mask"]["calls"] == found["mask"]["calls_run"] == 4
+    assert found["build_seconds"]["all"] > 0
+    timed, whole, nonsense = found["turns"][0]["rows"]
+    assert "no module named" in nonsense["failed"].lower()
+    for row in (timed, whole):
+        assert row["timed_calls"] == 2
+        assert 0 < row["seconds_per_image"]["min"] <= row["seconds_per_image"]["median"]
+    assert SuiteResult(content).ratio("all-ones", "plan", "dense") is not None
+    assert SuiteResult(content).ratio("all-ones", "plan", "nonsense") is None
+    assert any("all-ones, nonsense: " in line for line in suite_table.render(SuiteResult(content)))
+    assert steps[0][:2] == (0, 10)  # a build, and three rows with a warm-up and two samples each
+
+    steps.clear()
+    mended = scenario(pipeline, replace(case, turns=(replace(case.turns[0], rows=("plan", "dense")),)))
+    del found["turns"][0]["rows"][2]
+    results.write(file, content)
+    assert suite.run(mended, options, file, resume=True, **arguments)["cases"] == [found]
+    assert not steps
+    with pytest.raises(InputError, match="threads"):
+        suite.run(mended, suite.Options(threads=2), file, resume=True, **arguments)
+
+
+@pytest.mark.slow  # a dozen processes
+def test_a_whole_run_with_all_kinds_of_figures(pipeline: Path, tmp_path: Path) -> None:
+    file = tmp_path / "small.json"
+    small = scenario(
+        pipeline,
+        Case(
+            "deepcache-5", "a pattern", "deepcache", (Turn(("plan", "dense", "deepcache")),), footprint=True
+        ),
+        Case("unfused", "blocks", "all", (Turn(("plan", "dense")),), fuse=False),
+    )
+    result = SuiteResult(suite.run(small, suite.Options(threads=1), file, resume=False, command=""))
+    assert result.case("unfused")["engines"] > result.case("deepcache-5")["engines"]
+    assert all("seconds_per_image" in row for _, _, row in result.rows())
+    assert result.first_over_steady("deepcache-5") > 0
+    assert result.peak("dense") > 10_000_000  # an interpreter with numpy and ONNX Runtime has more
+    assert 0.5 < result.per_weights("bundle_bytes") < 20  # the plan outweighs such a model
+    assert result.load_seconds() > 0
+
+
+def test_a_case_that_cannot_be_built_is_written_down(pipeline: Path, tmp_path: Path) -> None:
+    case = Case("elsewhere", "", "all", (Turn(("plan", "dense")),), backend="abacus")
+    file = tmp_path / "small.json"
+    content = suite.run(scenario(pipeline, case), suite.Options(), file, resume=False, command="")
+    assert "abacus" in content["cases"][0]["failed"]
+    assert any(line.startswith("- elsewhere: ") for line in suite_table.render(SuiteResult(content)))
+
+
+def test_a_bug_in_a_case_is_written_down_too() -> None:
+    with pytest.raises(BackendError, match="ZeroDivisionError"):
+        suite._apart(divmod, 1, 0)
+
+
+def test_cases_and_rows_are_chosen() -> None:
+    cases = SUITES[0].cases
+    chosen = suite.Options(cases=("released",)).chosen(cases)
+    assert [case.name for case in chosen if case.backend == "onnxruntime"] == [
+        "released-0.80",
+        "released-0.80-unfused",
+    ]
+    (one,) = suite.Options(rows=("torch-compile",)).chosen(cases)
+    assert one.turns == (Turn(("dense", "torch-compile"), repeats=2),)
+    quick = suite.Options(quick=True).chosen(cases)
+    assert len(quick) < len(cases)
+    assert all(
+        turn.repeats <= 2 and "torch-compile" not in turn.rows for case in quick for turn in case.turns
+    )
+    for options in (suite.Options(cases=("nothing",)), suite.Options(rows=("jax",))):
+        with pytest.raises(InputError, match="available: "):
+            options.chosen(cases)
+
+
+def timed(name: str, median: float, calls: int = 50, first: float | None = None) -> dict[str, Any]:
+    spread = {"min": median / 2, "median": median, "max": 2 * median}
+    return {
+        "name": name,
+        "timed_calls": calls,
+        "load_seconds": 1.0,
+        "first_seconds": first,
+        "seconds_per_image": spread,
+    }
+
+
+def content(plan_seconds: float = 20.0) -> dict[str, Any]:
+    """A result with one case, as ``suite.run`` writes it."""
+    case = {
+        "name": "released-0.80", "about": "a mask", "backend": "onnxruntime", "precision": "fp32",
+        "fused": True, "mask": {"calls": 50, "calls_run": 10}, "macs": {"dense": 500, "kept": 100},
+        "engines": 2, "build_seconds": {"all": 60.0},
+        "turns": [{"repeats": 2, "rows": [
+            timed("plan", plan_seconds, first=30.0),
+            timed("dense", 100.0, calls=3),
+            {"name": "supernet", "timed_calls": 50, "failed": "out of memory\nsomewhere"},
+        ]}],
+        "footprint": {
+            "load_seconds": {"min": 1.0, "median": 2.5, "max": 3.0},
+            "bundle_bytes": 1040, "cache_bytes": 0, "weight_bytes": 1000,
+            "peaks": [
+                {"row": "plan", "memory": "low", "calls": 3, "peak_pss_bytes": 3_000_000_000},
+                {"row": "plan", "memory": "fast", "calls": 3, "failed": "no"},
+                {"row": "dense", "memory": None, "calls": 3, "peak_pss_bytes": 6_000_000_000},
+            ],
+        },
+    }  # fmt: skip
+    settings = {"model": "m", "pixels": 512, "steps": 50, "threads": 2}
+    return {"scenario": settings, "cases": [case]}
+
+
+def goal(about: str) -> Goal:
+    return next(goal for goal in GOALS if goal.about.startswith(about))
+
+
+def test_goals_are_met_missed_or_not_measured() -> None:
+    result = SuiteResult(content())
+    assert result.speedup("released-0.80") == 5.0
+    assert result.efficiency("released-0.80") == 1.0
+    assert goal("released mask: efficiency").met(result) is False
+    assert goal("released mask: efficiency").met(SuiteResult(content(plan_seconds=16.0))) is True
+    assert goal("released mask: images a second").met(result) is None
+    assert goal("released mask: a process's first image").met(result) is False
+    assert goal("peak memory, over the whole graph's (memory: low)").met(result) is True
+    assert goal("peak memory, over the whole graph's (memory: balanced)").met(result) is None
+    assert goal("bundle").met(result) is True
+    assert goal("load").met(result) is False
+    assert goal("half of the layers").met(result) is None
+
+
+def test_the_section_has_goals_times_and_failures() -> None:
+    lines = list(suite_table.render(SuiteResult(content()), (Path("plots") / "sd15-512-speedup.png",)))
+    assert "| released mask: efficiency | at least 1.05 | 1.00 | **missed** |" in lines
+    assert "| half of the layers: efficiency | at least 1 |  | not measured |" in lines
+    assert "| build, the slowest | at most 120 s | 60.0 s | met |" in lines
+    assert "| released-0.80 | plan | 20.00 | 10.00 .. 40.00 | 2 x image | 5.00x | 5.00x | 1.00 |" in lines
+    assert any("| 2 x 3 of 50 calls | 1.00x |" in line for line in lines)
+    assert "| plan | low | 3.00 GB | 0.50 |" in lines
+    assert "- released-0.80, supernet: out of memory" in lines
+    assert "- memory of plan, fast: no" in lines
+    assert "![speedup](plots/sd15-512-speedup.png)" in lines
+
+
+def test_rounding_hides_no_miss() -> None:
+    """An efficiency of 1.0482 is shown as 1.0482, not as the 1.05 that was asked for."""
+    result = SuiteResult(content(plan_seconds=20 / 1.0482))
+    assert "| released mask: efficiency | at least 1.05 | 1.0482 | **missed** |" in list(
+        suite_table.render(result)
+    )
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_pictures(tmp_path: Path, empty: bool) -> None:
+    made = {**content(), "cases": []} if empty else content()
+    files = plots.draw("sd15-512", SuiteResult(made), tmp_path)
+    assert [file.name for file in files] == [
+        "sd15-512-speedup.png",
+        "sd15-512-seconds.png",
+        "sd15-512-memory.png",
+    ]
+    for file in files:
+        with PillowImage.open(file) as picture:
+            colours = picture.convert("RGB").getcolors(1 << 16)
+        drawn = {colour for _, colour in colours or ()}
+        assert (tuple(bytes.fromhex(plots.PLAN[1:])) in drawn) is not empty
+
+
+@pytest.mark.parametrize("suite_scenario", SUITES, ids=lambda scenario: scenario.name)
+def test_every_suite_has_a_command_and_masks(suite_scenario: SuiteScenario) -> None:
+    ran = CliRunner().invoke(main, ["run", suite_scenario.name, "--help"])
+    assert ran.exit_code == 0
+    assert {"--quick", "--resume", "--cases", "--rows"} <= {*ran.output.split()}
+    files = {case.mask for case in suite_scenario.cases} - {"all", "deepcache"}
+    assert all((MASKS / Path(file).name).is_file() for file in files)
+    assert sum(case.footprint for case in suite_scenario.cases) == 1
