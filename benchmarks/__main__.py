@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks import results, table
-from benchmarks.scenarios import SCENARIOS, QualityScenario, SpeedScenario
+from benchmarks import results, suite_table, table
+from benchmarks.scenarios import SCENARIOS, QualityScenario, SpeedScenario, SuiteScenario
+from benchmarks.suite_results import SuiteResult
 from dipgo_compile.errors import DipgoError
 from dipgo_compile.live import counter
 
@@ -41,7 +42,7 @@ def list_() -> None:
 
 @main.command("table")
 def table_() -> None:
-    """Write README.md from the results."""
+    """Write README.md and its pictures from the results."""
     table.README.write_text(table.render(), encoding="utf-8")
     click.echo(table.README)
 
@@ -109,9 +110,40 @@ def _add_quality(scenario: QualityScenario) -> None:
         click.echo("\n".join(table.quality(content)))
 
 
+def _add_suite(scenario: SuiteScenario) -> None:
+    @run.command(scenario.name, short_help=scenario.about)
+    @click.option("--quick", is_flag=True, help="Fewer cases and repeats, no torch.compile.")
+    @click.option("--cases", help="Names or their beginnings, separated by commas.  [default: all]")
+    @click.option("--rows", help="Only what these rows take part in, separated by commas.  [default: all]")
+    @click.option("--threads", type=click.IntRange(min=1), help="[default: the physical cores]")
+    @click.option("--resume", is_flag=True, help="Keep what the output has, and measure the rest.")
+    @click.option("-o", "--output", type=click.Path(path_type=Path), default=results.path_of(scenario.name))
+    def command(
+        quick: bool, cases: str | None, rows: str | None, threads: int | None, resume: bool, output: Path
+    ) -> None:
+        """Measure cases and peers, each row in a process of its own. Bundles and graphs of some 10 GB go
+        to the temporary directory (TMPDIR), which should be on a disk; 24 GiB of memory suffice.
+        """
+        from benchmarks import suite
+
+        options = suite.Options(
+            threads=threads,
+            quick=quick,
+            cases=None if cases is None else tuple(cases.split(",")),
+            rows=None if rows is None else tuple(rows.split(",")),
+        )
+        with counter("steps") as progress:
+            content = suite.run(
+                scenario, options, output, resume=resume, command=_command(), progress=progress
+            )
+        click.echo("\n".join(suite_table.render(SuiteResult(content))))
+
+
 for _scenario in SCENARIOS:
     if isinstance(_scenario, SpeedScenario):
         _add_speed(_scenario)
+    elif isinstance(_scenario, SuiteScenario):
+        _add_suite(_scenario)
     else:
         _add_quality(_scenario)
 

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from itertools import compress
 from typing import Any
 
+from benchmarks import mask_rules
 from benchmarks.scenarios import QualityScenario
 from dipgo_compile import heuristics
 from dipgo_compile.export import export
@@ -121,19 +122,14 @@ class Peers:
         return self._with(keep, "dense", scheduler=scheduler)
 
     def _deepcache(self) -> Mask:
-        """DeepCache's first branch: between whole calls, only the last layer of the last up block is
-        computed, from the features of ``conv_in`` and its cached input.
+        """DeepCache's first branch (``mask_rules.deepcache``).
 
-        That layer is a UNet's dearest, so on the trained mask's schedule no interval is as cheap as the mask:
-        the row takes the number of steps that costs as much.
+        The layer that it always computes is a UNet's dearest, so on the trained mask's schedule no interval
+        is as cheap as the mask: the row takes the number of steps that costs as much.
         """
         blocks = self._model.blocks("layer")
         interval, macs = self._scenario.deepcache_interval, self._of(blocks)
-        shallow = tuple(block in _last_layer(blocks) for block in blocks)
-        whole = (True,) * len(blocks)
-
-        def keep(calls: int) -> Keep:
-            return tuple(whole if call % interval == 0 else shallow for call in range(calls))
+        keep = partial(mask_rules.deepcache, blocks, interval=interval)
 
         def distance(steps: int) -> int:
             cost = sum(macs.of_call(compress(blocks, row)) for row in keep(steps))
@@ -141,10 +137,3 @@ class Peers:
 
         scheduler = self._schedule(min(range(1, self._trained.calls + 1), key=distance))
         return self._with(keep(len(scheduler.timesteps)), "deepcache", blocks=blocks, scheduler=scheduler)
-
-
-def _last_layer(blocks: tuple[str, ...]) -> frozenset[str]:
-    """The last up block's last residual block and, where it has one, the attention behind it."""
-    *up_block, _, layer = blocks[-1].split(".")
-    kinds = ("resnets", "attentions")
-    return frozenset(".".join((*up_block, kind, layer)) for kind in kinds) & frozenset(blocks)

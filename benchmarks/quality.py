@@ -85,7 +85,7 @@ def run(
     mask = Mask.load(scenario.mask)
     model, pipeline = load(mask.model.source), load_pipeline(mask.model.source)
     settings = _settings(scenario, options, mask, model.denoiser)
-    content = _begin(file, settings, resume)
+    content = results.begin(file, settings, "rows", resume)
     judge = _Judge(options)
     peers = Peers(model, mask, scenario)
     for peer in options.chosen(peers.all()):
@@ -179,17 +179,3 @@ def _settings(
         "weights_sha256": digest.hexdigest(),
         "keep_sha256": hashlib.sha256("\n".join(mask.rows).encode()).hexdigest(),
     }
-
-
-def _begin(file: Path, settings: dict[str, Any], resume: bool) -> dict[str, Any]:
-    content = results.read(file) if resume else None
-    if content is None:
-        return {"scenario": settings, "rows": []}
-    changed = [key for key, value in settings.items() if content["scenario"].get(key) != value]
-    if changed:
-        raise InputError(
-            f"the rows were made with another {', '.join(changed)}",
-            where=file,
-            mend="start over without --resume",
-        )
-    return content

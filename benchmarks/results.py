@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dipgo_compile.errors import InputError
+
 DIRECTORY = Path(__file__).parent / "results"
 
 
@@ -19,6 +21,23 @@ def read(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def begin(file: Path, settings: dict[str, Any], items: str, resume: bool) -> dict[str, Any]:
+    """A result without ``items``, or with ``resume`` the one there is. Raises InputError when that was
+    measured with other settings.
+    """
+    content = read(file) if resume else None
+    if content is None:
+        return {"scenario": settings, items: []}
+    changed = [key for key, value in settings.items() if content["scenario"].get(key) != value]
+    if changed:
+        raise InputError(
+            f"the {items} were made with another {', '.join(changed)}",
+            where=file,
+            mend="start over without --resume",
+        )
     return content
 
 

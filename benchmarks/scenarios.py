@@ -32,9 +32,138 @@ class QualityScenario:
     deepcache_interval: int
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Rows that are alive together and take turns, sample by sample, after a warm-up."""
+
+    rows: tuple[str, ...]
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bundle and the rows it is timed beside.
+
+    ``mask`` is what ``mask_rules.make`` takes. The row ``dense`` of a case runs in the case's backend and
+    precision. ``footprint``: also measure loading, memory and size on disk. ``quick``: part of a quick run.
+    """
+
+    name: str
+    about: str
+    mask: str
+    turns: tuple[Turn, ...]
+    fuse: bool = True
+    backend: str = "onnxruntime"
+    precision: str = "fp32"
+    footprint: bool = False
+    quick: bool = True
+
+
+@dataclass(frozen=True)
+class SuiteScenario:
+    """Many masks and peers on one architecture and image size, with goals.
+
+    ``steps`` of the masks that are made by rule. ``timed_calls``: rows whose calls all cost the same are
+    timed for so many of them, and their time for an image is that of a call times the calls.
+    """
+
+    name: str
+    about: str
+    model: str
+    pixels: int
+    cases: tuple[Case, ...]
+    steps: int = 50
+    timed_calls: int = 3
+
+
 TINY_SD_MASK = "models/tiny-sd/masks/ddim50_0.80.json"
 
-SCENARIOS: tuple[SpeedScenario | QualityScenario, ...] = (
+MASKS = "benchmarks/masks"
+RELEASED = f"{MASKS}/sd15_ddim50_released_0.80.json"
+PLAN_AND_DENSE = Turn(("plan", "dense"))
+
+# Three processes with the weights of Stable Diffusion 1.5 fit into 24 GiB; four may not.
+SD15_CASES = (
+    Case(
+        "all-ones",
+        "every block at every call",
+        "all",
+        (Turn(("plan", "dense", "torch")), Turn(("dense", "torch-compile"), repeats=2)),
+    ),
+    Case(
+        "all-ones-unfused",
+        "the same, one engine a block",
+        "all",
+        (Turn(("plan", "dense"), repeats=2),),
+        fuse=False,
+        quick=False,
+    ),
+    Case(
+        "released-0.80",
+        "the mask that DiP-GO's authors released",
+        RELEASED,
+        (Turn(("plan", "dense", "supernet"), repeats=2),),
+        footprint=True,
+    ),
+    Case(
+        "released-0.80-unfused",
+        "the same, one engine a block",
+        RELEASED,
+        (Turn(("plan", "dense"), repeats=2),),
+        fuse=False,
+    ),
+    Case(
+        "layer-0.5",
+        "random layers, half of the MACs",
+        f"{MASKS}/sd15_ddim50_layer_0.5.json",
+        (Turn(("plan", "dense"), repeats=2),),
+        quick=False,
+    ),
+    Case(
+        "layer-0.3",
+        "random layers, 0.3 of the MACs",
+        f"{MASKS}/sd15_ddim50_layer_0.3.json",
+        (Turn(("plan", "dense"), repeats=2),),
+    ),
+    Case(
+        "deepcache-5",
+        "DeepCache, interval 5, branch 0",
+        "deepcache",
+        (Turn(("plan", "dense", "deepcache"), repeats=2),),
+    ),
+    Case(
+        "released-0.80-openvino-bf16",
+        "the released mask in OpenVINO, bf16",
+        RELEASED,
+        (PLAN_AND_DENSE,),
+        backend="openvino",
+        precision="bf16",
+    ),
+    Case(
+        "all-ones-openvino",
+        "every block at every call in OpenVINO, fp32",
+        "all",
+        (PLAN_AND_DENSE,),
+        backend="openvino",
+        quick=False,
+    ),
+)
+
+SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario, ...] = (
+    SuiteScenario(
+        name="sd15-512",
+        about="Stable Diffusion 1.5's UNet at 512x512, random weights",
+        model="random:sd15",
+        pixels=512,
+        cases=SD15_CASES,
+    ),
+    SuiteScenario(
+        name="sd15-256",
+        about="Stable Diffusion 1.5's UNet at 256x256, random weights",
+        model="random:sd15",
+        pixels=256,
+        cases=SD15_CASES,
+    ),
     SpeedScenario(
         name="tiny-sd",
         about="speed of tiny-sd's trained mask",

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
-from benchmarks.scenarios import SCENARIOS, QualityScenario
+from benchmarks import markdown, plots, results, suite_table
+from benchmarks.scenarios import SCENARIOS, QualityScenario, SuiteScenario
+from benchmarks.suite_results import SuiteResult
 
 README = Path(__file__).parent / "README.md"
 HEAD = """\
@@ -22,7 +23,7 @@ This file is made by `python -m benchmarks table` from the JSON files in `result
 
 
 def render() -> str:
-    """The whole README."""
+    """The whole README. Draws the pictures that it shows."""
     parts = [HEAD]
     for scenario in SCENARIOS:
         content = results.read(results.path_of(scenario.name))
@@ -30,7 +31,11 @@ def render() -> str:
         if content is None:
             parts.append(f"{title}\nNot measured yet: `python -m benchmarks run {scenario.name}`.\n")
             continue
-        lines = quality(content) if isinstance(scenario, QualityScenario) else speed(content)
+        if isinstance(scenario, SuiteScenario):
+            result = SuiteResult(content)
+            lines = suite_table.render(result, plots.draw(scenario.name, result))
+        else:
+            lines = quality(content) if isinstance(scenario, QualityScenario) else speed(content)
         parts.append("\n".join([title, *lines, "", *_origin(content), ""]))
     return "".join(parts)
 
@@ -47,7 +52,7 @@ def speed(content: dict[str, Any]) -> Iterator[str]:
         f"{scenario['threads']} threads, median of {scenario['repeats']} images, in turns."
     )
     yield ""
-    yield from _table(
+    yield from markdown.table(
         ("row", "ms/image", "min .. max", "peak PSS", "load", "plan is faster by"),
         [
             (
@@ -101,19 +106,12 @@ def quality(content: dict[str, Any]) -> Iterator[str]:
                 _spread([r["fid"] for r in group], ".3f", ""),
             )
         )
-    yield from _table(("images from", "steps", "MACs", "class agreement", "FID"), table)
+    yield from markdown.table(("images from", "steps", "MACs", "class agreement", "FID"), table)
 
 
 def _spread(values: Sequence[float], form: str, unit: str) -> str:
     middle = f"{statistics.median(values):{form}}{unit}"
     return middle if len(values) == 1 else f"{middle} ({min(values):{form}} .. {max(values):{form}})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
 
 
 def _origin(content: dict[str, Any]) -> Iterator[str]:

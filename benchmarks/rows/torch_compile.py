@@ -1,0 +1,13 @@
+"""The unpruned denoiser compiled by ``torch.compile`` in its default mode. Its first call compiles, for
+minutes."""
+
+from __future__ import annotations
+
+import torch
+
+from dipgo_compile.rows import Image, Job
+from dipgo_compile.rows.torch import chain, predictor
+
+
+def load(job: Job) -> Image:
+    return chain(job, lambda model, mask, scheduler: predictor(torch.compile(model.denoiser)))

@@ -1,0 +1,371 @@
+"""Many masks and peers on one architecture: every case a bundle, every row a process of its own.
+
+Few processes live at a time: the rows of a turn, which take turns sample by sample, so that a machine that
+slows down slows all of them down. What fails is written down as failed, and the rest goes on. The result file
+is written after every step; ``resume`` goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks import mask_rules, results
+from benchmarks.rows import MODULES
+from benchmarks.scenarios import Case, SuiteScenario, Turn
+from dipgo_compile import machine
+from dipgo_compile.bench import SETTLE_SECONDS
+from dipgo_compile.bench_worker import Worker
+from dipgo_compile.build import BuildOptions, build
+from dipgo_compile.bundle import CACHE, open_bundle
+from dipgo_compile.errors import BackendError, DipgoError, InputError
+from dipgo_compile.mask import Mask
+from dipgo_compile.models.source import load
+from dipgo_compile.rows import Job
+from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
+
+UNIFORM = ("dense", "torch", "torch-compile")  # rows whose calls all cost the same, whatever the mask
+MEMORY_MODES = ("low", "balanced", "fast")
+PEAKS = (*(("plan", mode) for mode in MEMORY_MODES), ("dense", None), ("torch", None))
+LOADS = 3
+Json = dict[str, Any]
+Progress = Callable[[int, int, str], None]
+"""Told how many steps are done, of how many, and which is next."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """``cases``: names or their beginnings, ``rows``: names; None is all. With ``rows``, only turns in which
+    one of them takes part are measured. ``quick``: fewer cases, without torch.compile, two repeats.
+    """
+
+    threads: int | None = None
+    quick: bool = False
+    cases: tuple[str, ...] | None = None
+    rows: tuple[str, ...] | None = None
+
+    def chosen(self, cases: tuple[Case, ...]) -> tuple[Case, ...]:
+        """What is left of the cases. Raises InputError for a name that none of them has."""
+        if self.quick:
+            cases = tuple(_quick(case) for case in cases if case.quick)
+        rows = {row for case in cases for turn in case.turns for row in turn.rows}
+        for name in self.cases or ():
+            if not any(case.name.startswith(name) for case in cases):
+                raise InputError(f"there is no case {name!r}", available=[case.name for case in cases])
+        for name in self.rows or ():
+            if name not in rows:
+                raise InputError(f"there is no row {name!r}", available=sorted(rows))
+        if self.cases is not None:
+            cases = tuple(case for case in cases if case.name.startswith(self.cases))
+        if self.rows is not None:
+            asked = set(self.rows)
+            cases = tuple(
+                replace(case, turns=turns, footprint=False)
+                for case in cases
+                if (turns := tuple(turn for turn in case.turns if asked & {*turn.rows}))
+            )
+        return cases
+
+
+def run(
+    scenario: SuiteScenario,
+    options: Options,
+    file: Path,
+    *,
+    resume: bool,
+    command: str,
+    progress: Progress | None = None,
+) -> Json:
+    """Measure the chosen cases and write ``file`` after every step.
+
+    With ``resume``, what it has is kept, and what failed is tried again. Raises InputError for unknown names
+    and when ``file`` was made with other settings.
+    """
+    cases = options.chosen(scenario.cases)
+    content = results.begin(file, _settings(scenario, options), "cases", resume)
+    content |= {"machine": _machine(), "command": command}
+
+    def save() -> None:
+        order = {case.name: index for index, case in enumerate(scenario.cases)}
+        content["cases"].sort(key=lambda found: order.get(found["name"], len(order)))
+        results.write(file, content)
+
+    steps = _Steps(sum(_step_count(case, _found(content, case)) for case in cases), progress)
+    with tempfile.TemporaryDirectory(prefix=f"dipgo-{scenario.name}-") as directory:
+        bench = _Bench(scenario, content["scenario"], Path(directory), steps, save)
+        for case in cases:
+            found = _found(content, case)
+            if _step_count(case, found):
+                if found not in content["cases"]:
+                    content["cases"].append(found)
+                bench.measure(case, found)
+    return content
+
+
+class _Bench:
+    """Builds a case's bundle, measures it and deletes it. Inputs and the dense graph serve all cases."""
+
+    def __init__(
+        self,
+        scenario: SuiteScenario,
+        settings: Json,
+        workspace: Path,
+        steps: _Steps,
+        save: Callable[[], None],
+    ) -> None:
+        self._scenario, self._settings, self._workspace = scenario, settings, workspace
+        self._steps, self._save = steps, save
+        self._prepared = False
+
+    def measure(self, case: Case, found: Json) -> None:
+        bundle = self._workspace / f"{case.name}.dipgo"
+        found.pop("failed", None)
+        try:
+            self._steps(f"{case.name}: build")
+            options = _build_options(self._scenario, case)
+            found |= _apart(_build, self._scenario, case, options, bundle)
+            if not self._prepared:
+                _apart(_prepare, bundle, self._scenario.model, self._workspace)
+                self._prepared = True
+            job = Job(
+                bundle=str(bundle),
+                source=self._scenario.model,
+                workspace=str(self._workspace),
+                threads=self._settings["threads"],
+                guidance_scale=self._settings["guidance_scale"],
+            )
+            if case.footprint and not _measured(found.get("footprint")):
+                self._footprint(case, job, found)
+            for turn in _missing_turns(case, found):
+                self._take_turns(case, turn, job, found)
+        except DipgoError as error:
+            found["failed"] = str(error)
+        finally:
+            shutil.rmtree(bundle, ignore_errors=True)
+            self._save()
+
+    def _footprint(self, case: Case, job: Job, found: Json) -> None:
+        """Loading, size on disk, and memory of processes that are alone."""
+        seconds = []
+        for index in range(1 + LOADS):  # the first makes the cache and warms the page cache
+            self._steps(f"{case.name}: load")
+            with Worker("plan", job) as worker:
+                seconds += [worker.load_seconds] if index else []
+        footprint = found["footprint"] = {
+            "load_seconds": _spread(seconds),
+            **_sizes(Path(job.bundle)),
+            "weight_bytes": _weight_bytes(job.source),
+            "peaks": [],
+        }
+        for row, memory in PEAKS:
+            self._steps(f"{case.name}: memory of {row}{'' if memory is None else f', {memory}'}")
+            calls = min(self._scenario.timed_calls, found["mask"]["calls_run"])
+            peak: Json = {"row": row, "memory": memory, "calls": calls}
+            try:
+                with Worker(row, replace(job, memory=memory), memory=True, calls=calls) as worker:
+                    peak["peak_pss_bytes"] = int(worker.ready["peak_pss_bytes"])
+            except DipgoError as error:
+                peak["failed"] = str(error)
+            footprint["peaks"].append(peak)
+            self._save()
+
+    def _take_turns(self, case: Case, turn: Turn, job: Job, found: Json) -> None:
+        """Warm up and time the rows of a turn; a row that fails leaves the others alone."""
+        calls = found["mask"]["calls"]
+        rows = {name: self._new_row(name, found) for name in turn.rows}
+        with ExitStack() as stack:
+            workers: dict[str, Worker] = {}
+            for name, row in rows.items():
+                self._steps(f"{case.name}: warm up {name}")
+                try:
+                    worker = stack.enter_context(Worker(MODULES.get(name, name), job))
+                    whole = name == "plan" or row["timed_calls"] < calls
+                    first = worker.image(_limit(row, calls) if whole else self._scenario.timed_calls)
+                except DipgoError as error:
+                    row["failed"] = str(error)
+                    continue
+                workers[name] = worker
+                row["load_seconds"] = worker.load_seconds
+                row["first_seconds"] = first * calls / row["timed_calls"] if whole else None
+            samples: dict[str, list[float]] = {name: [] for name in workers}
+            for _ in range(turn.repeats):
+                for name, worker in list(workers.items()):
+                    self._steps(f"{case.name}: time {name}")
+                    time.sleep(SETTLE_SECONDS)
+                    try:
+                        seconds = worker.image(_limit(rows[name], calls))
+                    except DipgoError as error:
+                        rows[name]["failed"] = str(error)
+                        del workers[name]
+                        continue
+                    samples[name].append(seconds * calls / rows[name]["timed_calls"])
+            for name in workers:
+                rows[name]["seconds_per_image"] = _spread(samples[name])
+        kept = [other for other in found.get("turns", []) if _names(other) != turn.rows]
+        order = {other.rows: index for index, other in enumerate(case.turns)}
+        found["turns"] = sorted(
+            [*kept, {"repeats": turn.repeats, "rows": list(rows.values())}],
+            key=lambda made: order.get(_names(made), len(order)),
+        )
+        self._save()
+
+    def _new_row(self, name: str, found: Json) -> Json:
+        calls = found["mask"]["calls"]
+        uniform = name in UNIFORM or (name == "plan" and found["macs"]["kept"] == found["macs"]["dense"])
+        return {"name": name, "timed_calls": min(self._scenario.timed_calls, calls) if uniform else calls}
+
+
+class _Steps:
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+
+    def __call__(self, what: str) -> None:
+        if self._progress is not None:
+            self._progress(self._done, self._total, what)
+        self._done += 1
+
+
+def _build_options(scenario: SuiteScenario, case: Case) -> BuildOptions:
+    """Raises BackendError for a backend or a precision that there isn't."""
+    options = BuildOptions(
+        height=scenario.pixels, width=scenario.pixels, backend=case.backend, precision=case.precision
+    )
+    return options if case.fuse else replace(options, fuse="none")
+
+
+def _build(scenario: SuiteScenario, case: Case, options: BuildOptions, bundle: Path) -> Json:
+    mask = mask_rules.make(case.mask, load(scenario.model, weights=False), scenario.steps)
+    report = build(mask, source=scenario.model, output=bundle, options=options)
+    program = report.plan.program
+    return {
+        "mask": {**mask.provenance, "calls": mask.calls, "calls_run": len(program.calls_with_runs())},
+        "macs": dict(report.plan.macs),
+        "engines": len(program.engines),
+        "build_seconds": {**report.seconds, "all": sum(report.seconds.values())},
+    }
+
+
+def _prepare(bundle: Path, source: str, workspace: Path) -> None:
+    from dipgo_compile.rows import prepare
+
+    opened = open_bundle(bundle, verify=False)
+    prepare.store_inputs(opened, workspace)
+    prepare.store_dense(opened, source, workspace)
+
+
+def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Work in a process that gives its memory back. Raises a DipgoError, whatever ended it: a suite runs for
+    an hour, and the other cases are worth having.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(work, *arguments).result()
+        except DipgoError:
+            raise
+        except Exception as error:  # also a process that was killed for its memory
+            raise BackendError(f"{type(error).__name__}: {error}") from error
+
+
+def _limit(row: Json, calls: int) -> int | None:
+    """The calls to time; None is a whole image."""
+    timed: int = row["timed_calls"]
+    return timed if timed < calls else None
+
+
+def _spread(seconds: list[float]) -> Json:
+    return {"min": min(seconds), "median": statistics.median(seconds), "max": max(seconds)}
+
+
+def _sizes(bundle: Path) -> Json:
+    """Bytes of the portable files and of the caches."""
+    files = {file: file.stat().st_size for file in bundle.rglob("*") if file.is_file()}
+    cache = sum(size for file, size in files.items() if bundle / CACHE in file.parents)
+    return {"bundle_bytes": sum(files.values()) - cache, "cache_bytes": cache}
+
+
+def _weight_bytes(source: str) -> int:
+    denoiser = load(source, weights=False).denoiser
+    return sum(parameter.numel() * 4 for parameter in denoiser.parameters())
+
+
+def _quick(case: Case) -> Case:
+    turns = tuple(
+        replace(turn, repeats=min(turn.repeats, 2)) for turn in case.turns if "torch-compile" not in turn.rows
+    )
+    return replace(case, turns=turns)
+
+
+def _settings(scenario: SuiteScenario, options: Options) -> Json:
+    """All that the figures depend on, besides the machine and the masks' files."""
+    return {
+        "model": scenario.model,
+        "pixels": scenario.pixels,
+        "steps": scenario.steps,
+        "timed_calls": scenario.timed_calls,
+        "threads": options.threads or machine.physical_cores(),
+        "guidance_scale": DEFAULT_GUIDANCE_SCALE,
+        "masks_sha256": dict(_digests(scenario)),
+    }
+
+
+def _machine() -> Json:
+    described = machine.describe()
+    with suppress(PackageNotFoundError):  # without it the row fails, and says so
+        described["versions"]["DeepCache"] = version("DeepCache")
+    return described
+
+
+def _digests(scenario: SuiteScenario) -> Iterator[tuple[str, str]]:
+    for case in scenario.cases:
+        if Path(case.mask).is_file():
+            yield case.mask, hashlib.sha256("\n".join(Mask.load(case.mask).rows).encode()).hexdigest()
+
+
+def _found(content: Json, case: Case) -> Json:
+    """What there is of a case, to be filled in."""
+    new: Json = {
+        "name": case.name,
+        "about": case.about,
+        "backend": case.backend,
+        "precision": case.precision,
+        "fused": case.fuse,
+    }
+    return next((found for found in content["cases"] if found["name"] == case.name), new)
+
+
+def _names(turn: Json) -> tuple[str, ...]:
+    return tuple(row["name"] for row in turn["rows"])
+
+
+def _missing_turns(case: Case, found: Json) -> tuple[Turn, ...]:
+    """Turns that were not measured, or in which a row failed."""
+    done = {
+        _names(turn) for turn in found.get("turns", []) if not any("failed" in row for row in turn["rows"])
+    }
+    return tuple(turn for turn in case.turns if turn.rows not in done)
+
+
+def _measured(footprint: Json | None) -> bool:
+    if footprint is None or len(footprint["peaks"]) < len(PEAKS):
+        return False
+    return not any("failed" in peak for peak in footprint["peaks"])
+
+
+def _step_count(case: Case, found: Json) -> int:
+    footprint = case.footprint and not _measured(found.get("footprint"))
+    turns = _missing_turns(case, found)
+    if not footprint and not turns:
+        return 0
+    rounds = sum(len(turn.rows) * (1 + turn.repeats) for turn in turns)
+    return 1 + rounds + (1 + LOADS + len(PEAKS) if footprint else 0)

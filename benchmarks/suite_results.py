@@ -1,0 +1,180 @@
+"""What a suite's result file says: medians, ratios within a turn, and whether the goals were met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+
+class SuiteResult:
+    """Questions to a result file. None is the answer wherever something wasn't measured or failed.
+
+    Ratios are of medians of the same turn: rows that were not alive together are not compared.
+    """
+
+    def __init__(self, content: Json) -> None:
+        self.scenario: Json = content["scenario"]
+        self.cases: list[Json] = content["cases"]
+
+    def case(self, name: str) -> Json | None:
+        return next((case for case in self.cases if case["name"] == name), None)
+
+    def rows(self) -> Iterator[tuple[Json, Json, Json]]:
+        """Case, turn and row of everything that was timed, failed rows included."""
+        for case in self.cases:
+            for turn in case.get("turns", []):
+                for row in turn["rows"]:
+                    yield case, turn, row
+
+    def ratio(self, case: str, row: str, other: str) -> float | None:
+        """The seconds of ``row`` over those of ``other``."""
+        found = self.case(case)
+        for turn in found.get("turns", []) if found else []:
+            seconds = {made["name"]: median(made) for made in turn["rows"]}
+            one, two = seconds.get(row), seconds.get(other)
+            if one is not None and two is not None:
+                return one / two
+        return None
+
+    def speedup(self, case: str) -> float | None:
+        """How much faster the plan is than the whole graph in the same backend and precision."""
+        return self.ratio(case, "dense", "plan")
+
+    def ideal(self, case: str) -> float | None:
+        """MACs of all calls over MACs kept."""
+        found = self.case(case)
+        return found["macs"]["dense"] / found["macs"]["kept"] if found and "macs" in found else None
+
+    def efficiency(self, case: str) -> float | None:
+        speedup, ideal = self.speedup(case), self.ideal(case)
+        return None if speedup is None or ideal is None else speedup / ideal
+
+    def footprint(self) -> Json | None:
+        """Of the one case that has it."""
+        return next((case["footprint"] for case in self.cases if "footprint" in case), None)
+
+    def peak(self, row: str, memory: str | None = None) -> int | None:
+        found = self.footprint()
+        peaks = found["peaks"] if found else []
+        return next(
+            (peak.get("peak_pss_bytes") for peak in peaks if (peak["row"], peak["memory"]) == (row, memory)),
+            None,
+        )
+
+    def peak_ratio(self, memory: str) -> float | None:
+        plan, dense = self.peak("plan", memory), self.peak("dense")
+        return None if plan is None or dense is None else plan / dense
+
+    def per_weights(self, size: str) -> float | None:
+        found = self.footprint()
+        return found[size] / found["weight_bytes"] if found else None
+
+    def load_seconds(self) -> float | None:
+        found = self.footprint()
+        return found["load_seconds"]["median"] if found else None
+
+    def build_seconds(self) -> float | None:
+        """The slowest of the builds for ONNX Runtime."""
+        seconds = [
+            case["build_seconds"]["all"]
+            for case in self.cases
+            if case["backend"] == "onnxruntime" and "build_seconds" in case
+        ]
+        return max(seconds, default=None)
+
+    def first_over_steady(self, case: str) -> float | None:
+        """The first image of a plan's process over the median of its later ones, where images were timed
+        whole.
+        """
+        for found, _, row in self.rows():
+            steady = median(row)
+            whole = row["timed_calls"] == found["mask"]["calls"]
+            if found["name"] == case and row["name"] == "plan" and whole and steady is not None:
+                return float(row["first_seconds"]) / steady
+        return None
+
+
+def median(row: Json) -> float | None:
+    """Seconds of an image; None for a row that failed."""
+    return row["seconds_per_image"]["median"] if "seconds_per_image" in row else None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on a figure: at most ``bound``, or at least."""
+
+    about: str
+    measured: Callable[[SuiteResult], float | None]
+    bound: float
+    at_most: bool = False
+    unit: str = ""
+
+    def met(self, result: SuiteResult) -> bool | None:
+        """None where it wasn't measured."""
+        value = self.measured(result)
+        if value is None:
+            return None
+        return value <= self.bound if self.at_most else value >= self.bound
+
+
+GOALS = (
+    Goal(
+        "nothing pruned: seconds of a call, over the whole graph's",
+        lambda result: result.ratio("all-ones", "plan", "dense"),
+        0.95,
+        at_most=True,
+    ),
+    Goal("released mask: efficiency", lambda result: result.efficiency("released-0.80"), 1.05),
+    Goal("half of the layers: efficiency", lambda result: result.efficiency("layer-0.5"), 1.0),
+    Goal("0.3 of the layers: efficiency", lambda result: result.efficiency("layer-0.3"), 1.0),
+    Goal(
+        "released mask: images a second, over the PyTorch SuperNet's",
+        lambda result: result.ratio("released-0.80", "supernet", "plan"),
+        1.7,
+    ),
+    Goal(
+        "DeepCache's mask: images a second, over the DeepCache package's",
+        lambda result: result.ratio("deepcache-5", "deepcache", "plan"),
+        1.7,
+    ),
+    Goal(
+        "OpenVINO bf16, released mask: efficiency against its own whole graph",
+        lambda result: result.efficiency("released-0.80-openvino-bf16"),
+        1.0,
+    ),
+    Goal(
+        "peak memory, over the whole graph's (memory: low)",
+        lambda result: result.peak_ratio("low"),
+        0.6,
+        at_most=True,
+    ),
+    Goal(
+        "peak memory, over the whole graph's (memory: balanced)",
+        lambda result: result.peak_ratio("balanced"),
+        0.7,
+        at_most=True,
+    ),
+    Goal(
+        "bundle, over the model's weights",
+        lambda result: result.per_weights("bundle_bytes"),
+        1.05,
+        at_most=True,
+    ),
+    Goal(
+        "its caches, over the model's weights",
+        lambda result: result.per_weights("cache_bytes"),
+        1.4,
+        at_most=True,
+    ),
+    Goal("build, the slowest", SuiteResult.build_seconds, 120, at_most=True, unit=" s"),
+    Goal("load, files cached", SuiteResult.load_seconds, 2, at_most=True, unit=" s"),
+    Goal(
+        "released mask: a process's first image, over the later ones",
+        lambda result: result.first_over_steady("released-0.80"),
+        1.15,
+        at_most=True,
+    ),
+)

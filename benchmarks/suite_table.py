@@ -1,0 +1,153 @@
+"""A suite's section of README.md: goals, times, memory and sizes, failures, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import markdown
+from benchmarks.suite_results import GOALS, Goal, SuiteResult, median
+
+Json = dict[str, Any]
+
+
+def render(result: SuiteResult, pictures: Sequence[Path] = ()) -> Iterator[str]:
+    scenario, pixels = result.scenario, result.scenario["pixels"]
+    yield (
+        f"`{scenario['model']}` at {pixels}x{pixels}, {scenario['steps']} DDIM steps, guidance (two samples "
+        f"a call), {scenario['threads']} threads. The rows of a turn are alive together and take turns; "
+        "ratios are of medians of one turn. `dense` is the unpruned denoiser as one graph in the same "
+        "backend and precision."
+    )
+    yield ""
+    yield from markdown.table(("goal", "bound", "measured", ""), [_goal(goal, result) for goal in GOALS])
+    yield ""
+    yield from _times(result)
+    yield from _footprint(result)
+    yield from _builds(result)
+    yield from _failures(result)
+    for picture in pictures:
+        kind = picture.stem.rpartition("-")[2]
+        yield from ("", f"![{kind}]({picture.parent.name}/{picture.name})")
+
+
+def _goal(goal: Goal, result: SuiteResult) -> tuple[str, str, str, str]:
+    value, met = goal.measured(result), goal.met(result)
+    bound = f"{'at most' if goal.at_most else 'at least'} {goal.bound:g}{goal.unit}"
+    if value is None or met is None:
+        return goal.about, bound, "", "not measured"
+    digits = 1 if goal.unit else 2
+    shown = f"{value:.{digits}f}"
+    if (float(shown) <= goal.bound if goal.at_most else float(shown) >= goal.bound) != met:
+        shown = f"{value:.{digits + 2}f}"  # rounding must not hide a miss
+    return goal.about, bound, f"{shown}{goal.unit}", "met" if met else "**missed**"
+
+
+def _times(result: SuiteResult) -> Iterator[str]:
+    rows = []
+    for case, turn, row in result.rows():
+        if "seconds_per_image" not in row:
+            continue
+        seconds, calls = row["seconds_per_image"], case["mask"]["calls"]
+        dense = next((median(other) for other in turn["rows"] if other["name"] == "dense"), None)
+        speedup = None if dense is None else dense / seconds["median"]
+        ideal = result.ideal(case["name"])
+        efficiency = (
+            f"{speedup / ideal:.2f}" if row["name"] == "plan" and speedup is not None and ideal else ""
+        )
+        sample = "image" if row["timed_calls"] == calls else f"{row['timed_calls']} of {calls} calls"
+        rows.append(
+            (
+                case["name"],
+                row["name"],
+                f"{seconds['median']:.2f}",
+                f"{seconds['min']:.2f} .. {seconds['max']:.2f}",
+                f"{turn['repeats']} x {sample}",
+                "" if speedup is None else f"{speedup:.2f}x",
+                f"{ideal:.2f}x" if row["name"] == "plan" and ideal else "",
+                efficiency,
+            )
+        )
+    yield from markdown.table(
+        ("case", "row", "s/image", "min .. max", "timed", "speedup over dense", "ideal", "efficiency"), rows
+    )
+    yield ""
+    yield (
+        "Timed: how many samples of what. Calls that all cost the same are timed a few at a time, and the "
+        "time of an image is that of a call times the calls."
+    )
+
+
+def _footprint(result: SuiteResult) -> Iterator[str]:
+    found = result.footprint()
+    if found is None:
+        return
+    case = next(case for case in result.cases if "footprint" in case)
+    dense = result.peak("dense")
+    peaks = [peak for peak in found["peaks"] if "peak_pss_bytes" in peak]
+    if peaks:
+        calls = max(peak["calls"] for peak in peaks)
+        yield ""
+        yield f"Memory of `{case['name']}`: peak PSS of a process alone, through its first {calls} calls."
+        yield ""
+        yield from markdown.table(
+            ("row", "memory", "peak PSS", "over dense"),
+            [
+                (
+                    peak["row"],
+                    peak["memory"] or "",
+                    f"{peak['peak_pss_bytes'] / 1e9:.2f} GB",
+                    f"{peak['peak_pss_bytes'] / dense:.2f}" if dense else "",
+                )
+                for peak in peaks
+            ],
+        )
+    load = found["load_seconds"]
+    yield ""
+    yield (
+        f"Its bundle takes {found['bundle_bytes'] / 1e9:.2f} GB and caches of "
+        f"{found['cache_bytes'] / 1e9:.2f} GB; the model's weights are {found['weight_bytes'] / 1e9:.2f} GB. "
+        f"A process is ready to denoise after {load['median']:.2f} s "
+        f"({load['min']:.2f} .. {load['max']:.2f}), with files in the page cache, interpreter and imports "
+        "included."
+    )
+
+
+def _builds(result: SuiteResult) -> Iterator[str]:
+    built = [case for case in result.cases if "build_seconds" in case]
+    if not built:
+        return
+    yield ""
+    yield from markdown.table(
+        ("case", "what it is", "calls run", "engines", "build", "first image over later ones"),
+        [
+            (
+                case["name"],
+                case["about"],
+                f"{case['mask']['calls_run']} of {case['mask']['calls']}",
+                f"{case['engines']}",
+                f"{case['build_seconds']['all']:.1f} s",
+                "" if (first := result.first_over_steady(case["name"])) is None else f"{first:.2f}",
+            )
+            for case in built
+        ],
+    )
+
+
+def _failures(result: SuiteResult) -> Iterator[str]:
+    """One line each, the first of the reason: it says what happened."""
+    failures = [(case["name"], case["failed"]) for case in result.cases if "failed" in case]
+    failures += [
+        (f"{case['name']}, {row['name']}", row["failed"]) for case, _, row in result.rows() if "failed" in row
+    ]
+    found = result.footprint()
+    for peak in found["peaks"] if found else []:
+        if "failed" in peak:
+            failures.append((f"memory of {peak['row']}, {peak['memory']}", peak["failed"]))
+    if failures:
+        yield ""
+        yield "Failed:"
+        yield ""
+        for what, reason in failures:
+            yield f"- {what}: {reason.strip().splitlines()[0]}"
