@@ -19,6 +19,7 @@ from dipgo_compile.partition import partition
 from dipgo_compile.schedule import probe
 
 FEWER_STEPS = 10
+LATER_START_STEPS = 48  # spaced by 20 timesteps as 50 are, but diffusers begins at 941 instead of 981
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Peers:
                 self._to_the_end,
             ),
             Peer("deepcache", f"DeepCache, interval {interval}, branch 0, fewer steps", self._deepcache),
+            Peer(
+                "later-start",
+                f"unpruned, {LATER_START_STEPS} steps: spaced like {calls}, without the first two",
+                partial(self._whole, LATER_START_STEPS),
+            ),
             Peer("fewer-steps", f"unpruned, {FEWER_STEPS} steps", partial(self._whole, FEWER_STEPS)),
         )
 

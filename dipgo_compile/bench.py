@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 class BenchOptions:
     """``versus``: the rows besides ``plan``. Two images of warm-up: ONNX Runtime's first two runs are slower,
     because its memory grows. ``threads`` of None: the physical cores. ``source``: the model's place, if
-    not the bundle's.
+    not the bundle's. ``memory``: of the row ``plan``, see ``LoadOptions``.
     """
 
     versus: tuple[str, ...] = ("dense", "torch")
@@ -43,6 +43,7 @@ class BenchOptions:
     threads: int | None = None
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     source: str | None = None
+    memory: str = "balanced"
 
     def __post_init__(self) -> None:
         others = [row for row in ROWS if row != "plan"]
@@ -194,6 +195,7 @@ def _job(bundle: Bundle, options: BenchOptions, workspace: str) -> Job:
         workspace=workspace,
         threads=options.threads or machine.physical_cores(),
         guidance_scale=options.guidance_scale if guided else None,
+        memory=options.memory,
     )
 
 
@@ -216,6 +218,7 @@ def _scenario(bundle: Bundle, job: Job, options: BenchOptions, command: Sequence
         "latents": [height, width],
         "guidance": job.guidance_scale,
         "threads": job.threads,
+        "memory": job.memory,
         **asdict(plan.target),
         "repeats": options.repeats,
         "warmup": options.warmup,

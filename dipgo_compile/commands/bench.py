@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from dipgo_compile.backends.base import MEMORY_MODES
+from dipgo_compile.commands.result import Result, json_option
 
 if TYPE_CHECKING:
     from dipgo_compile.bench import BenchResult
@@ -31,12 +33,17 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of every row.  [default: the physical cores]"
 )
+@click.option(
+    "--memory",
+    type=click.Choice(MEMORY_MODES),
+    default="balanced",
+    show_default=True,
+    help="How the plan trades memory for speed: see Runtime.load.",
+)
 @click.option("--guidance-scale", type=float, default=7.5, show_default=True)
 @click.option("--model", help="The model's place, if it isn't where the bundle was built from.")
-@click.option(
-    "--json", "json_file", type=click.File("w", lazy=True), help="Write the result as JSON; - is stdout."
-)
-def bench(bundle: Path | None, vs: str, model: str | None, json_file: Any, **options: Any) -> None:
+@json_option("the result")
+def bench(bundle: Path | None, vs: str, model: str | None, result: Result, **options: Any) -> None:
     """Time BUNDLE (or the only one here) against the unpruned model, in turns, each in a process of its
     own.
     """
@@ -51,10 +58,7 @@ def bench(bundle: Path | None, vs: str, model: str | None, json_file: Any, **opt
     command = ("dipgo-compile", *sys.argv[1:])
     with counter("images") as progress:
         found = measure(bundle or find_bundle(Path.cwd()), chosen, command=command, progress=progress)
-    if json_file is not None:
-        json_file.write(json.dumps(found.to_json(), indent=2) + "\n")
-    if json_file is None or json_file.name != "-":
-        click.echo(as_text(found))
+    result.report(found.to_json(), as_text(found))
 
 
 def as_text(found: BenchResult) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dipgo_compile.bundle import CACHE
+from dipgo_compile.commands.result import Result, json_option
 from dipgo_compile.progress import Steps
 
 if TYPE_CHECKING:
@@ -79,14 +79,12 @@ if TYPE_CHECKING:
     multiple=True,
     help="Leave out a compiler pass or a rewrite of the graph, for bisecting. Can be given more than once.",
 )
-@click.option(
-    "--json", "json_file", type=click.File("w", lazy=True), help="Write the summary as JSON; - is stdout."
-)
+@json_option("the summary")
 def build(
     mask: Path,
     model: str | None,
     output: Path | None,
-    json_file: Any,
+    result: Result,
     **options: Any,
 ) -> None:
     """Compile a mask for its model into a bundle, a directory that ONNX Runtime or OpenVINO can run.
@@ -98,8 +96,6 @@ def build(
     """
     from dipgo_compile.mask import Mask
 
-    if json_file is not None:
-        json_file.open()  # an unwritable place is refused before minutes of work
     loaded = Mask.load(mask)
     with Steps() as steps:
         steps("import the compiler")
@@ -126,10 +122,7 @@ def build(
             progress=steps,
         )
     facts = summary(report)
-    if json_file is not None:
-        json_file.write(json.dumps(facts, indent=2) + "\n")
-    if json_file is None or json_file.name != "-":
-        click.echo(as_text(facts))
+    result.report(facts, as_text(facts))
 
 
 def summary(report: BuildReport) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from dipgo_compile.backends.base import MEMORY_MODES
+from dipgo_compile.commands.result import Result, json_option
 from dipgo_compile.errors import InputError
 from dipgo_compile.progress import Steps
 
@@ -32,6 +33,13 @@ from dipgo_compile.progress import Steps
 )
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Images per prompt.")
 @click.option("--guidance-scale", type=float, help="Strength of the prompt.  [default: the mask's, else 7.5]")
+@click.option(
+    "--memory",
+    type=click.Choice(MEMORY_MODES),
+    default="balanced",
+    show_default=True,
+    help="low gives memory back as soon as it is read; fast fills it before the first image.",
+)
 @click.option("--model", help="The pipeline with text encoder and image decoder.  [default: the bundle's]")
 @click.option(
     "-o",
@@ -41,20 +49,16 @@ from dipgo_compile.progress import Steps
     show_default=True,
     help="The picture; of several, the pattern of their names: image-000.png, image-001.png, ...",
 )
-@click.option(
-    "--json",
-    "json_file",
-    type=click.File("w", lazy=True),
-    help="Write prompts, seeds, files and seconds as JSON; - is stdout.",
-)
+@json_option("prompts, seeds, files and seconds")
 def generate(
     bundle: Path,
     prompts: tuple[str, ...],
     seed: int,
     count: int,
+    memory: str,
     model: str | None,
     output: Path,
-    json_file: Any,
+    result: Result,
     **options: Any,
 ) -> None:
     """Draw images with BUNDLE. The same seed gives the same noise as a diffusers pipeline draws.
@@ -65,12 +69,10 @@ def generate(
     """
     from dipgo_compile.runtime import Runtime
 
-    if json_file is not None:
-        json_file.open()  # an unwritable place is refused before minutes of work
     check_output(output)
     with Steps() as steps:
         steps("load the bundle")
-        runtime = Runtime.load(bundle)
+        runtime = Runtime.load(bundle, memory=memory)
         steps("load the pipeline")
         from dipgo_compile.generate import Job
         from dipgo_compile.models.source import load_pipeline
@@ -78,23 +80,23 @@ def generate(
         pipeline = load_pipeline(model or runtime.plan.model["source"])
     jobs = [Job(prompt, seed + index) for prompt in prompts for index in range(count)]
     drawn = []
-    for path, result in zip(
+    for path, made in zip(
         file_names(output, len(jobs)), _draw(runtime, pipeline, jobs, **options), strict=True
     ):
-        result.image.save(path)
+        made.image.save(path)
         drawn.append(
             {
                 "file": str(path),
-                "prompt": result.job.prompt,
-                "seed": result.job.seed,
-                "seconds": round(result.seconds, 6),
+                "prompt": made.job.prompt,
+                "seed": made.job.seed,
+                "seconds": round(made.seconds, 6),
             }
         )
-    if json_file is not None:
-        json_file.write(json.dumps({"bundle": str(bundle), "images": drawn}, indent=2) + "\n")
-    if json_file is None or json_file.name != "-":
-        for image in drawn:
-            click.echo(f"{image['file']}  {image['seconds']:.2f} s  seed {image['seed']}  {image['prompt']}")
+    lines = (
+        f"{image['file']}  {image['seconds']:.2f} s  seed {image['seed']}  {image['prompt']}"
+        for image in drawn
+    )
+    result.report({"bundle": str(bundle), "images": drawn}, "\n".join(lines))
 
 
 def check_output(output: Path) -> None:

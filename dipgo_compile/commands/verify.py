@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from dipgo_compile.commands.result import Result, json_option
 
 if TYPE_CHECKING:
     from dipgo_compile.comparison import Comparison
@@ -35,16 +36,14 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the plan.  [default: the physical cores]"
 )
-@click.option(
-    "--json", "json_file", type=click.File("w", lazy=True), help="Write the result as JSON; - is stdout."
-)
+@json_option("the result")
 def verify(
     bundle: Path,
     model: str | None,
     tolerance: float | None,
     latents_tolerance: float | None,
     precision: str | None,
-    json_file: Any,
+    result: Result,
     **options: Any,
 ) -> None:
     """Compare BUNDLE with PyTorch, where the same model skips the same blocks, call by call.
@@ -67,10 +66,7 @@ def verify(
         found = compare(
             bundle, source=model, tolerance=accepted, precision=precision, progress=progress, **options
         )
-    if json_file is not None:
-        json_file.write(json.dumps(found.to_json(), indent=2) + "\n")
-    if json_file is None or json_file.name != "-":
-        click.echo(as_text(found))
+    result.report(found.to_json(), as_text(found))
     found.check()
 
 

@@ -58,7 +58,7 @@ def test_impossible_picture_is_refused_before_any_work(invoke: Invoke, tmp_path:
 def test_unwritable_json_is_refused_before_any_work(invoke: Invoke, mask_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "summary.json"
     result = invoke("build", "--mask", mask_file, "--json", path)
-    assert result.exit_code == 1
+    assert result.exit_code == InputError.exit_code
     assert "summary.json" in result.stderr
     assert "load the model" not in result.stderr
 
