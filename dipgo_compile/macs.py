@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dipgo_compile.mask_checks import unknown_block
 
@@ -53,7 +53,7 @@ def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str]) -> Macs:
 
     from dipgo_compile.models.source import example_inputs
 
-    denoiser = _on_meta(model)
+    denoiser = model.on_meta()
     names = {name for name, _ in denoiser.named_modules()}
     inputs = example_inputs(model.inputs(replace(geometry, batch=1)), device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -71,14 +71,3 @@ def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str]) -> Macs:
             raise unknown_block(scope, names)
         by_scope[scope] = macs(f"{root}.{scope}")
     return Macs(macs(root), by_scope)
-
-
-def _on_meta(model: Model) -> Any:
-    """The denoiser without weights."""
-    import torch
-
-    if next(model.denoiser.parameters()).is_meta:
-        return model.denoiser
-    cls: Any = type(model.denoiser)  # a diffusers model
-    with torch.device("meta"):
-        return cls.from_config(dict(model.config)).eval()

@@ -45,12 +45,16 @@ def boundary(
     return tuple(name for name in order if name in found)
 
 
-def evaluate(model: ir.Model, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-    """Run the part of ``model`` between ``feeds`` and ``outputs`` once, with ONNX Runtime on the CPU."""
+def evaluate(
+    model: ir.Model, feeds: Sequence[Mapping[str, Array]], outputs: Sequence[str]
+) -> list[list[Array]]:
+    """``outputs`` for each of ``feeds``, which name the same tensors: the part of ``model`` between them, run
+    with ONNX Runtime on the CPU.
+    """
     import onnxruntime
 
-    proto = ir.to_proto(extract(model, list(feeds), outputs)).SerializeToString()
+    proto = ir.to_proto(extract(model, list(feeds[0]), outputs)).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-    return [np.asarray(value) for value in session.run(list(outputs), dict(feeds))]
+    return [[np.asarray(value) for value in session.run(list(outputs), dict(given))] for given in feeds]

@@ -73,6 +73,15 @@ class Model:
             raise ModelError(f"unknown granularity {granularity!r}", available=GRANULARITIES)
         return self.family.blocks(self.config, executed_scopes(self), granularity)
 
+    def on_meta(self) -> nn.Module:
+        """The denoiser without weights: a call computes nothing, but shows what runs on which shapes."""
+        if next(self.denoiser.parameters()).is_meta:
+            return self.denoiser
+        cls: Any = type(self.denoiser)  # a diffusers model
+        with torch.device("meta"):
+            made: nn.Module = cls.from_config(dict(self.config)).eval()
+        return made
+
 
 def load(source: str, *, weights: bool = True) -> Model:
     """Load a denoiser. With ``weights=False`` it lives on the meta device: shapes only, no memory."""
@@ -127,14 +136,14 @@ def executed_scopes(model: Model) -> tuple[str, ...]:
     constructed).
     """
     order: dict[str, None] = {}
+    denoiser = model.on_meta()
     handles = [
         module.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
-        for name, module in model.denoiser.named_modules()
+        for name, module in denoiser.named_modules()
     ]
-    device = next(model.denoiser.parameters()).device.type
     try:
         with torch.no_grad():
-            model.denoiser(**example_inputs(model.inputs(model.geometry(1)), device=device))
+            denoiser(**example_inputs(model.inputs(model.geometry(1)), device="meta"))
     finally:
         for handle in handles:
             handle.remove()

@@ -8,7 +8,7 @@ every block's projection of it) are no longer between an engine's inputs and out
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,8 +38,8 @@ class FoldTimestep(Pass):
         )
         if not wanted:
             return PassResult(program, False, "nothing depends on the timestep alone")
-        steps = {program.calls[run.call].timestep for run in program.runs()}
-        tables = {step: self._table(step, wanted) for step in steps}
+        steps = sorted({program.calls[run.call].timestep for run in program.runs()})
+        tables = self._tables(steps, wanted)
         instructions: list[Instruction] = []
         constants = dict(program.constants)
         for instruction in program.instructions:
@@ -77,9 +77,11 @@ class FoldTimestep(Pass):
             return None
         return replace(engine, inputs=boundary(self._model, engine.inputs, engine.outputs, early))
 
-    def _table(self, step: float, wanted: tuple[str, ...]) -> Mapping[str, Array]:
-        timestep = np.full(self._spec.shape, step, dtype=self._spec.dtype)
-        return dict(zip(wanted, evaluate(self._model, {self._timestep: timestep}, wanted), strict=True))
+    def _tables(self, steps: Sequence[float], wanted: tuple[str, ...]) -> dict[float, Mapping[str, Array]]:
+        """The ``wanted`` tensors at each timestep."""
+        feeds = [{self._timestep: np.full(self._spec.shape, step, dtype=self._spec.dtype)} for step in steps]
+        values = evaluate(self._model, feeds, wanted)
+        return {step: dict(zip(wanted, row, strict=True)) for step, row in zip(steps, values, strict=True)}
 
 
 def _constant_inputs(program: Program) -> set[str]:
