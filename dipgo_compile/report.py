@@ -147,7 +147,9 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
     yield _line("schedule", f"{schedule['class']}, {_count(schedule['num_inference_steps'], 'step')}")
     yield _line("calls", f"{calls['run']} of {calls['total']} denoiser calls run")
     counts = found["instructions"]
-    yield _line("program", f"{_count(counts['run'], 'run')}, {_count(counts['combine'], 'combination')}")
+    runs = _count(counts["run"] - len(found["prologue"]), "run")
+    once = " and a prologue" if found["prologue"] else ""
+    yield _line("program", f"{runs}{once}, {_count(counts['combine'], 'combination')}")
     yield _line("MACs", f"{macs['kept']:,} of {macs['dense']:,}: ideal speedup {macs['ideal_speedup']:.2f}")
     yield _line("arena", f"{found['arena_bytes']:,} bytes, {found['naive_bytes']:,} without sharing")
     yield _line("constants", f"{found['constants_bytes']:,} bytes")
