@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
+UNSTEADY = 0.1  # of the median: undisturbed samples of a second or more lie within a few percent
 
 
 class SuiteResult:
@@ -100,6 +101,12 @@ class SuiteResult:
 def median(row: Json) -> float | None:
     """Seconds of an image; None for a row that failed."""
     return row["seconds_per_image"]["median"] if "seconds_per_image" in row else None
+
+
+def is_unsteady(row: Json) -> bool:
+    """Whether the samples of a row lie further apart than a machine at rest explains."""
+    seconds = row.get("seconds_per_image")
+    return seconds is not None and seconds["max"] - seconds["min"] > UNSTEADY * seconds["median"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown
-from benchmarks.suite_results import GOALS, Goal, SuiteResult, median
+from benchmarks.suite_results import GOALS, UNSTEADY, Goal, SuiteResult, is_unsteady, median
 
 Json = dict[str, Any]
 
@@ -23,6 +23,7 @@ def render(result: SuiteResult, pictures: Sequence[Path] = ()) -> Iterator[str]:
     yield ""
     yield from markdown.table(("goal", "bound", "measured", ""), [_goal(goal, result) for goal in GOALS])
     yield ""
+    yield from _unsteady(result)
     yield from _times(result)
     yield from _footprint(result)
     yield from _builds(result)
@@ -42,6 +43,17 @@ def _goal(goal: Goal, result: SuiteResult) -> tuple[str, str, str, str]:
     if (float(shown) <= goal.bound if goal.at_most else float(shown) >= goal.bound) != met:
         shown = f"{value:.{digits + 2}f}"  # rounding must not hide a miss
     return goal.about, bound, f"{shown}{goal.unit}", "met" if met else "**missed**"
+
+
+def _unsteady(result: SuiteResult) -> Iterator[str]:
+    rows = [f"`{case['name']}` {row['name']}" for case, _, row in result.rows() if is_unsteady(row)]
+    if rows:
+        yield (
+            f"Unsteady: {', '.join(rows)}. Samples are more than {UNSTEADY:.0%} of their median apart, so "
+            "something disturbed the machine, and what depends on these rows, goals too, has to be measured "
+            "again."
+        )
+        yield ""
 
 
 def _times(result: SuiteResult) -> Iterator[str]:

@@ -246,6 +246,16 @@ def test_the_section_has_goals_times_and_failures() -> None:
     assert "![speedup](plots/sd15-512-speedup.png)" in lines
 
 
+def test_unsteady_rows_are_named() -> None:
+    made = content()
+    lines = "\n".join(suite_table.render(SuiteResult(made)))
+    assert "Unsteady: `released-0.80` plan, `released-0.80` dense. Samples" in lines
+    for row in made["cases"][0]["turns"][0]["rows"][:2]:
+        seconds = row["seconds_per_image"]
+        seconds |= {"min": 0.96 * seconds["median"], "max": 1.04 * seconds["median"]}
+    assert "Unsteady" not in "\n".join(suite_table.render(SuiteResult(made)))
+
+
 def test_rounding_hides_no_miss() -> None:
     """An efficiency of 1.0482 is shown as 1.0482, not as the 1.05 that was asked for."""
     result = SuiteResult(content(plan_seconds=20 / 1.0482))
