@@ -19,7 +19,9 @@ import mmap
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +33,7 @@ from dipgo_compile.bundle import CACHE, WEIGHTS, Bundle
 from dipgo_compile.errors import BackendError, BundleError
 from dipgo_compile.integrity import STAMPS, check_files, record, remember
 from dipgo_compile.plan import FileRecord
+from dipgo_compile.program import Engine
 
 if TYPE_CHECKING:
     import onnx
@@ -89,11 +92,15 @@ class EngineCache:
         shutil.rmtree(staging, ignore_errors=True)
         try:
             staging.mkdir(parents=True)
-            with (staging / WEIGHTS).open("wb") as stream:
+            with (
+                (staging / WEIGHTS).open("wb") as stream,
+                closing(
+                    self._saved(staging, open_engine)
+                ) as saved,  # so nothing writes on after a failure
+            ):
                 store = _Store(stream)
-                for engine in self.bundle.plan.program.engines:
-                    portable = self.bundle.engine_path(engine.name)
-                    _pack(engine.name, portable, staging / self.path(engine.name).name, store, open_engine)
+                for target in saved:
+                    _move_weights(target, store)
             records = {WEIGHTS: store.record()}
             records |= {file.name: record(file) for file in staging.iterdir() if file.name != WEIGHTS}
             manifest = {name: asdict(entry) for name, entry in sorted(records.items())}
@@ -104,6 +111,25 @@ class EngineCache:
         except BaseException:  # Ctrl-C too
             shutil.rmtree(staging, ignore_errors=True)
             raise
+
+    def _saved(self, directory: Path, open_engine: OpenEngine) -> Generator[Path]:
+        """Every engine as ONNX Runtime saves it, with weights of its own beside it. The next one is made
+        while the caller works on the last.
+        """
+
+        def save(engine: Engine) -> Path:
+            target = directory / self.path(engine.name).name
+            open_engine(engine.name, self.bundle.engine_path(engine.name), target, _saving(target))
+            return target
+
+        engines = self.bundle.plan.program.engines
+        with ThreadPoolExecutor(1) as ahead:  # one: every engine on its way takes disk and memory
+            coming = ahead.submit(save, engines[0])
+            for following in engines[1:]:
+                target = coming.result()
+                coming = ahead.submit(save, following)
+                yield target
+            yield coming.result()
 
 
 def can_make() -> bool:
@@ -153,22 +179,25 @@ class _Store:
         self._end += len(data)
 
 
-def _pack(name: str, portable: Path, target: Path, store: _Store, open_engine: OpenEngine) -> None:
-    """Let ONNX Runtime save one engine with weights of its own; move those into the store."""
+def _weights_beside(engine: Path) -> Path:
+    return engine.with_suffix(".weights")
+
+
+def _saving(engine: Path) -> dict[str, str]:
+    """The session options that save an engine's weights beside it, packed ones included."""
+    return {
+        "session.optimized_model_external_initializers_file_name": _weights_beside(engine).name,
+        "session.optimized_model_external_initializers_min_size_in_bytes": str(MIN_EXTERNAL_BYTES),
+        "session.save_external_prepacked_constant_initializers": "1",
+    }
+
+
+def _move_weights(engine: Path, store: _Store) -> None:
+    """Move the weights of a saved engine into the store."""
     import onnx
 
-    weights = target.with_suffix(".weights")
-    open_engine(
-        name,
-        portable,
-        target,
-        {
-            "session.optimized_model_external_initializers_file_name": weights.name,
-            "session.optimized_model_external_initializers_min_size_in_bytes": str(MIN_EXTERNAL_BYTES),
-            "session.save_external_prepacked_constant_initializers": "1",
-        },
-    )
-    model = onnx.load(target, load_external_data=False)
+    weights = _weights_beside(engine)
+    model = onnx.load(engine, load_external_data=False)
     if weights.exists() and weights.stat().st_size:
         with (
             weights.open("rb") as stream,
@@ -179,7 +208,7 @@ def _pack(name: str, portable: Path, target: Path, store: _Store, open_engine: O
                 if tensor.data_location == onnx.TensorProto.EXTERNAL:
                     _move(tensor, data, store)
         weights.unlink()
-    target.write_bytes(model.SerializeToString())
+    engine.write_bytes(model.SerializeToString())
 
 
 def _move(tensor: onnx.TensorProto, data: memoryview, store: _Store) -> None:
