@@ -94,9 +94,7 @@ class EngineCache:
             staging.mkdir(parents=True)
             with (
                 (staging / WEIGHTS).open("wb") as stream,
-                closing(
-                    self._saved(staging, open_engine)
-                ) as saved,  # so nothing writes on after a failure
+                closing(self._saved(staging, open_engine)) as saved,  # so nothing writes on after a failure
             ):
                 store = _Store(stream)
                 for target in saved:
