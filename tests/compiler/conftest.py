@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-import onnx_ir as ir
 import pytest
+from exported import TINY_SD, Exported
 
 from dipgo_compile.export import export
-from dipgo_compile.models import Geometry
-from dipgo_compile.models.source import Model, load
+from dipgo_compile.models.source import load
 from dipgo_compile.rewrites import apply, default_rewrites
-
-TINY_SD = Path(__file__).parents[2] / "models" / "tiny-sd"
-
-
-@dataclass(frozen=True)
-class Exported:
-    model: Model
-    geometry: Geometry
-    onnx: ir.Model
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import Exported
 from dipgo_trainer.chain import Trace, reference_chain
+from exported import Exported
 
 from dipgo_compile.build import BuildOptions, check, compile_plan, write
 from dipgo_compile.executor import Session

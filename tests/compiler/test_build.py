@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import TINY_SD
+from exported import TINY_SD
 from reference import make_mask, options
 
 from dipgo_compile.build import build, check

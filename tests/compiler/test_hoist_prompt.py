@@ -13,7 +13,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 import torch
-from conftest import Exported
+from exported import Exported
 from reference import GUIDANCE_SCALE, assert_parity, make_mask, options
 from toy_denoiser import GUIDANCE, SPECS, toy_mask, toy_model, toy_schedule
 

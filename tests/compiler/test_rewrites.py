@@ -10,7 +10,7 @@ import onnx.parser
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from conftest import Exported
+from exported import Exported
 from reference import make_mask, options
 from toy_denoiser import GUIDANCE, toy_graph, toy_mask, toy_model, toy_schedule
 

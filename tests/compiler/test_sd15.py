@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Exported
+from exported import Exported
 from reference import assert_parity, options
 
 from dipgo_compile.bundle import open_bundle
