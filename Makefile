@@ -33,8 +33,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Train, compile, verify, time and draw on models/tiny-sd; results in demo/ (minutes, CPU only)
 	@$(BIN)/python -m scripts.demo --output demo
 
+# A process a core; a file's tests stay together, because they share exported models.
 test: $(STAMP)  ## Run the tests that need neither hours nor a GPU, with coverage
-	@$(BIN)/python -m pytest $(TESTS) --cov --cov-report=term
+	@$(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile --cov --cov-report=term
 
 lint: $(STAMP)  ## Check format, lint and types
 	@$(BIN)/ruff format --check .
