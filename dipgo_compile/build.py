@@ -12,7 +12,7 @@ import onnx_ir as ir
 from dipgo_compile.backends.registry import check_target, make_backend
 from dipgo_compile.bundle import open_bundle, write_bundle
 from dipgo_compile.engines import engine_files, weight_bytes, write_engines
-from dipgo_compile.errors import BackendError, MaskError
+from dipgo_compile.errors import BackendError, InputError, MaskError
 from dipgo_compile.export import export
 from dipgo_compile.macs import count_macs
 from dipgo_compile.mask import Mask
@@ -64,6 +64,23 @@ class BuildOptions:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """A denoiser and its graph at one size: all that a build needs besides the mask, so that several masks of
+    one model can share it. ``onnx`` is as the exporter gave it.
+    """
+
+    model: Model
+    geometry: Geometry
+    onnx: ir.Model
+
+    @classmethod
+    def of(cls, model: Model, options: BuildOptions) -> Exported:
+        """Export ``model`` at the size and batch of ``options``. Raises ModelError, InputError."""
+        geometry = _geometry(model, options)
+        return cls(model, geometry, export(model, geometry))
+
+
+@dataclass(frozen=True)
 class BuildReport:
     """What a build made, and the seconds each of its steps took."""
 
@@ -78,22 +95,30 @@ def build(
     source: str | None = None,
     output: Path,
     options: BuildOptions | None = None,
+    exported: Exported | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Compile ``mask`` for its model (or for ``source``) into the bundle ``output``.
 
-    ``progress`` is told the name of every step as it begins. Raises a DipgoError: the mask doesn't fit the
-    model or the scheduler, the scheduler isn't linear, the model can't be loaded or cut, the disk is full.
+    ``exported`` is the model's graph for these options, from an earlier build; without it, the model is
+    loaded and exported. ``progress`` is told the name of every step as it begins. Raises a DipgoError: the
+    mask doesn't fit the model or the scheduler, the scheduler isn't linear, the model can't be loaded or cut,
+    the disk is full.
     """
     options = options or BuildOptions()
     clock = _Clock(progress)
-    clock.start("load the model")
-    model = load(source or mask.model.source)
+    if exported is None:
+        clock.start("load the model")
+        model = load(source or mask.model.source)
+    else:
+        model = exported.model
+        _check_size(exported, options)
     clock.start("check the mask")
     schedule = check(mask, model)
-    clock.start("export the denoiser")
-    geometry = model.geometry(options.images * (2 if options.guidance else 1), options.height, options.width)
-    onnx_model = export(model, geometry)
+    if exported is None:
+        clock.start("export the denoiser")
+        exported = Exported.of(model, options)
+    geometry, onnx_model = exported.geometry, exported.onnx.clone()
     clock.start("compile the loop")
     rewritten = apply(onnx_model, default_rewrites(options.backend), options.disabled)
     plan = compile_plan(model, geometry, onnx_model, mask, schedule, options)
@@ -189,6 +214,19 @@ def check(mask: Mask, model: Model) -> Schedule:
             mend="give one row per denoiser call: PLMS makes one call more than steps",
         )
     return schedule
+
+
+def _geometry(model: Model, options: BuildOptions) -> Geometry:
+    return model.geometry(options.images * (2 if options.guidance else 1), options.height, options.width)
+
+
+def _check_size(exported: Exported, options: BuildOptions) -> None:
+    wanted = _geometry(exported.model, options)
+    if exported.geometry != wanted:
+        raise InputError(
+            f"the graph was exported for {exported.geometry}, the build asks for {wanted}",
+            mend="export the model with the same options",
+        )
 
 
 def _engine_macs(program: Program, model: Model, geometry: Geometry) -> dict[str, int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from exported import TINY_SD, Exported
+from reference import TINY_SD
 
+from dipgo_compile.build import Exported
 from dipgo_compile.export import export
 from dipgo_compile.models.source import load
 from dipgo_compile.rewrites import apply, default_rewrites

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from dipgo_trainer.chain import Trace, reference_chain
-from exported import Exported
 
-from dipgo_compile.build import BuildOptions, check, compile_plan, write
+from dipgo_compile.build import BuildOptions, Exported, check, compile_plan, write
 from dipgo_compile.executor import Session
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models.source import Model, example_inputs
@@ -23,6 +22,8 @@ from dipgo_compile.schedule import Schedule, probe
 LATENTS_TOLERANCE = 1e-3  # relative L2
 NOISE_TOLERANCE = 1e-3  # absolute, on noise predictions of unit size
 GUIDANCE_SCALE = 3.0
+
+TINY_SD = Path(__file__).parents[2] / "models" / "tiny-sd"
 
 SCHEDULERS = {
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from exported import TINY_SD
-from reference import make_mask, options
+from reference import TINY_SD, make_mask, options
 
 from dipgo_compile.build import build, check
 from dipgo_compile.errors import BackendError, InputError, MaskError, ModelError, ScheduleError
 from dipgo_compile.mask import Mask
+from dipgo_compile.text import plan_text
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,15 @@ def test_build_reports_each_step(mask, tmp_path):
     assert report.plan.macs["kept"] * 2 == report.plan.macs["dense"]
     assert report.plan.program.calls_with_runs() == (0, 2)
     assert Mask.load(report.path / "mask.json") == mask
+
+
+def test_builds_can_share_an_exported_model(mask, plain_tiny_sd, tmp_path):
+    shared = [build(mask, output=tmp_path / f"{i}.dipgo", exported=plain_tiny_sd) for i in range(2)]
+    own = build(mask, output=tmp_path / "own.dipgo")
+    assert "export the denoiser" not in shared[0].seconds
+    assert [plan_text(report.plan) for report in shared] == [plan_text(own.plan)] * 2
+    with pytest.raises(InputError, match="exported for"):
+        build(mask, output=tmp_path / "m.dipgo", exported=plain_tiny_sd, options=options(images=2))
 
 
 def test_weights_are_stored_once(mask, tmp_path):

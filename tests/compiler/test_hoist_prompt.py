@@ -13,11 +13,10 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 import torch
-from exported import Exported
 from reference import GUIDANCE_SCALE, assert_parity, make_mask, options
 from toy_denoiser import GUIDANCE, SPECS, toy_mask, toy_model, toy_schedule
 
-from dipgo_compile.build import check, compile_plan, write
+from dipgo_compile.build import Exported, check, compile_plan, write
 from dipgo_compile.export import export
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import family_of

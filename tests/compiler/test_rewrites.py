@@ -10,11 +10,10 @@ import onnx.parser
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from exported import Exported
 from reference import make_mask, options
 from toy_denoiser import GUIDANCE, toy_graph, toy_mask, toy_model, toy_schedule
 
-from dipgo_compile.build import build
+from dipgo_compile.build import Exported, build
 from dipgo_compile.engines import weight_bytes
 from dipgo_compile.errors import CompileError
 from dipgo_compile.export import export

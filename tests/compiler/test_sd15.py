@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from exported import Exported
 from reference import assert_parity, options
 
+from dipgo_compile.build import Exported
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.export import export
 from dipgo_compile.mask import Mask
