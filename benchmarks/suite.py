@@ -7,6 +7,7 @@ is written after every step; ``resume`` goes on from there.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 import statistics
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks import mask_rules, results
 from benchmarks.rows import MODULES
@@ -27,7 +28,7 @@ from benchmarks.scenarios import Case, SuiteScenario, Turn
 from dipgo_compile import machine
 from dipgo_compile.bench import SETTLE_SECONDS
 from dipgo_compile.bench_worker import Worker
-from dipgo_compile.build import BuildOptions, build
+from dipgo_compile.build import BuildOptions, Exported, build
 from dipgo_compile.bundle import CACHE, open_bundle
 from dipgo_compile.errors import BackendError, DipgoError, InputError
 from dipgo_compile.mask import Mask
@@ -38,8 +39,10 @@ from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
 UNIFORM = ("dense", "torch", "torch-compile")  # rows whose calls all cost the same, whatever the mask
 MEMORY_MODES = ("low", "balanced", "fast")
 PEAKS = (*(("plan", mode) for mode in MEMORY_MODES), ("dense", None), ("torch", None))
+QUICK_PEAKS = (("plan", "balanced"), ("dense", None))
 LOADS = 3
 Json = dict[str, Any]
+Peaks = tuple[tuple[str, str | None], ...]
 Progress = Callable[[int, int, str], None]
 """Told how many steps are done, of how many, and which is next."""
 
@@ -47,7 +50,8 @@ Progress = Callable[[int, int, str], None]
 @dataclass(frozen=True)
 class Options:
     """``cases``: names or their beginnings, ``rows``: names; None is all. With ``rows``, only turns in which
-    one of them takes part are measured. ``quick``: fewer cases, without torch.compile, two repeats.
+    one of them takes part are measured. ``quick``: fewer cases, without torch.compile, two repeats, fewer
+    memory modes, and all bundles of one export.
     """
 
     threads: int | None = None
@@ -101,12 +105,16 @@ def run(
         content["cases"].sort(key=lambda found: order.get(found["name"], len(order)))
         results.write(file, content)
 
-    steps = _Steps(sum(_step_count(case, _found(content, case)) for case in cases), progress)
-    with tempfile.TemporaryDirectory(prefix=f"dipgo-{scenario.name}-") as directory:
-        bench = _Bench(scenario, content["scenario"], Path(directory), steps, save)
+    peaks = QUICK_PEAKS if options.quick else PEAKS
+    steps = _Steps(sum(_step_count(case, _found(content, case), peaks) for case in cases), progress)
+    with (
+        tempfile.TemporaryDirectory(prefix=f"dipgo-{scenario.name}-") as directory,
+        _Builder(shared=options.quick) as builder,
+    ):
+        bench = _Bench(scenario, content["scenario"], Path(directory), builder, peaks, steps, save)
         for case in cases:
             found = _found(content, case)
-            if _step_count(case, found):
+            if _step_count(case, found, peaks):
                 if found not in content["cases"]:
                     content["cases"].append(found)
                 bench.measure(case, found)
@@ -121,11 +129,13 @@ class _Bench:
         scenario: SuiteScenario,
         settings: Json,
         workspace: Path,
+        builder: _Builder,
+        peaks: Peaks,
         steps: _Steps,
         save: Callable[[], None],
     ) -> None:
         self._scenario, self._settings, self._workspace = scenario, settings, workspace
-        self._steps, self._save = steps, save
+        self._builder, self._peaks, self._steps, self._save = builder, peaks, steps, save
         self._prepared = False
 
     def measure(self, case: Case, found: Json) -> None:
@@ -134,7 +144,7 @@ class _Bench:
         try:
             self._steps(f"{case.name}: build")
             options = _build_options(self._scenario, case)
-            found |= _apart(_build, self._scenario, case, options, bundle)
+            found |= self._builder(self._scenario, case, options, bundle)
             if not self._prepared:
                 _apart(_prepare, bundle, self._scenario.model, self._workspace)
                 self._prepared = True
@@ -145,7 +155,7 @@ class _Bench:
                 threads=self._settings["threads"],
                 guidance_scale=self._settings["guidance_scale"],
             )
-            if case.footprint and not _measured(found.get("footprint")):
+            if case.footprint and not _measured(found.get("footprint"), self._peaks):
                 self._footprint(case, job, found)
             for turn in _missing_turns(case, found):
                 self._take_turns(case, turn, job, found)
@@ -168,7 +178,7 @@ class _Bench:
             "weight_bytes": _weight_bytes(job.source),
             "peaks": [],
         }
-        for row, memory in PEAKS:
+        for row, memory in self._peaks:
             self._steps(f"{case.name}: memory of {row}{'' if memory is None else f', {memory}'}")
             calls = min(self._scenario.timed_calls, found["mask"]["calls_run"])
             peak: Json = {"row": row, "memory": memory, "calls": calls}
@@ -226,6 +236,29 @@ class _Bench:
         return {"name": name, "timed_calls": min(self._scenario.timed_calls, calls) if uniform else calls}
 
 
+class _Builder:
+    """Builds bundles in processes that give their memory back.
+
+    ``shared``: in one process, which exports the model once for all of them. What a build takes is then not
+    noted: it lacks that part.
+    """
+
+    def __init__(self, *, shared: bool) -> None:
+        self._pool = _process() if shared else None
+
+    def __enter__(self) -> _Builder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def __call__(self, scenario: SuiteScenario, case: Case, options: BuildOptions, bundle: Path) -> Json:
+        if self._pool is None:
+            return cast(Json, _apart(_build, scenario, case, options, bundle, None))
+        return cast(Json, _submit(self._pool, _build_shared, scenario, case, options, bundle))
+
+
 class _Steps:
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._done, self._total, self._progress = 0, total, progress
@@ -244,9 +277,22 @@ def _build_options(scenario: SuiteScenario, case: Case) -> BuildOptions:
     return options if case.fuse else replace(options, fuse="none")
 
 
-def _build(scenario: SuiteScenario, case: Case, options: BuildOptions, bundle: Path) -> Json:
+@functools.cache
+def _exported(source: str, pixels: int) -> Exported:
+    return Exported.of(load(source), BuildOptions(height=pixels, width=pixels))
+
+
+def _build_shared(scenario: SuiteScenario, case: Case, options: BuildOptions, bundle: Path) -> Json:
+    found = _build(scenario, case, options, bundle, _exported(scenario.model, scenario.pixels))
+    del found["build_seconds"]
+    return found
+
+
+def _build(
+    scenario: SuiteScenario, case: Case, options: BuildOptions, bundle: Path, exported: Exported | None
+) -> Json:
     mask = mask_rules.make(case.mask, load(scenario.model, weights=False), scenario.steps)
-    report = build(mask, source=scenario.model, output=bundle, options=options)
+    report = build(mask, source=scenario.model, output=bundle, options=options, exported=exported)
     program = report.plan.program
     return {
         "mask": {**mask.provenance, "calls": mask.calls, "calls_run": len(program.calls_with_runs())},
@@ -268,13 +314,21 @@ def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
     """Work in a process that gives its memory back. Raises a DipgoError, whatever ended it: a suite runs for
     an hour, and the other cases are worth having.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(work, *arguments).result()
-        except DipgoError:
-            raise
-        except Exception as error:  # also a process that was killed for its memory
-            raise BackendError(f"{type(error).__name__}: {error}") from error
+    with _process() as pool:
+        return _submit(pool, work, *arguments)
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return pool.submit(work, *arguments).result()
+    except DipgoError:
+        raise
+    except Exception as error:  # also a process that was killed for its memory
+        raise BackendError(f"{type(error).__name__}: {error}") from error
 
 
 def _limit(row: Json, calls: int) -> int | None:
@@ -356,16 +410,16 @@ def _missing_turns(case: Case, found: Json) -> tuple[Turn, ...]:
     return tuple(turn for turn in case.turns if turn.rows not in done)
 
 
-def _measured(footprint: Json | None) -> bool:
-    if footprint is None or len(footprint["peaks"]) < len(PEAKS):
+def _measured(footprint: Json | None, peaks: Peaks) -> bool:
+    if footprint is None or len(footprint["peaks"]) < len(peaks):
         return False
     return not any("failed" in peak for peak in footprint["peaks"])
 
 
-def _step_count(case: Case, found: Json) -> int:
-    footprint = case.footprint and not _measured(found.get("footprint"))
+def _step_count(case: Case, found: Json, peaks: Peaks) -> int:
+    footprint = case.footprint and not _measured(found.get("footprint"), peaks)
     turns = _missing_turns(case, found)
     if not footprint and not turns:
         return 0
     rounds = sum(len(turn.rows) * (1 + turn.repeats) for turn in turns)
-    return 1 + rounds + (1 + LOADS + len(PEAKS) if footprint else 0)
+    return 1 + rounds + (1 + LOADS + len(peaks) if footprint else 0)

@@ -127,7 +127,7 @@ def _footprint(result: SuiteResult) -> Iterator[str]:
 
 
 def _builds(result: SuiteResult) -> Iterator[str]:
-    built = [case for case in result.cases if "build_seconds" in case]
+    built = [case for case in result.cases if "engines" in case]
     if not built:
         return
     yield ""
@@ -139,7 +139,7 @@ def _builds(result: SuiteResult) -> Iterator[str]:
                 case["about"],
                 f"{case['mask']['calls_run']} of {case['mask']['calls']}",
                 f"{case['engines']}",
-                f"{case['build_seconds']['all']:.1f} s",
+                f"{case['build_seconds']['all']:.1f} s" if "build_seconds" in case else "",
                 "" if (first := result.first_over_steady(case["name"])) is None else f"{first:.2f}",
             )
             for case in built
