@@ -25,6 +25,7 @@ from dipgo_compile.passes.unroll import LATENTS, Guidance, is_draw
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.plan import Interface, Plan, Target
 from dipgo_compile.program import PROLOGUE, BlockGraph, Program
+from dipgo_compile.reuse import check_residuals
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedule import Schedule, probe
 from dipgo_compile.verifier import verify_memory
@@ -156,7 +157,7 @@ def compile_plan(
     )
     memory = plan_memory(program)
     verify_memory(program, memory)
-    macs = count_macs(model, geometry, mask.blocks)
+    macs = count_macs(model, geometry, mask.blocks, mask.reuse)
     return Plan(
         program=program,
         memory=memory,
@@ -196,13 +197,8 @@ def prepare(path: Path, target: Target) -> None:
 def check(mask: Mask, model: Model) -> Schedule:
     """The schedule of a mask that fits the model. Raises MaskError, ScheduleError."""
     mask.check_against(model, executed_scopes(model))
-    if mask.reuse != "output":
-        raise MaskError(
-            f"reuse {mask.reuse!r} cannot be compiled",
-            where="reuse",
-            available=("output",),
-            mend="train with reuse output",
-        )
+    if mask.reuse == "residual":
+        check_residuals(model, mask.blocks)
     reference = mask.scheduler
     schedule = probe(reference.class_name, reference.config, reference.num_inference_steps)
     if schedule.timesteps != reference.timesteps:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COMPUTED, REUSED = "#0b5394", "#e9e5db"  # far apart in lightness: told apart without colour, too
 INK = "#333333"
+REUSES = {"output": "the last output", "residual": "the last residual (output minus input)"}
 
 
 def grid_text(mask: Mask, macs: Macs | None = None) -> str:
@@ -27,8 +28,9 @@ def grid_text(mask: Mask, macs: Macs | None = None) -> str:
     ]
     whole = sum(all(row) for row in mask.keep)
     facts = [
-        ("calls", f"{mask.calls}: {whole} whole, {len(mask.idle_calls)} compute nothing"),
+        ("calls", f"{mask.calls}: {whole} whole, {len(mask.idle_calls)} compute no block"),
         ("patterns", f"{len(mask.patterns)} distinct rows"),
+        ("reuse", REUSES[mask.reuse]),
     ]
     if macs is not None:
         kept, dense = mask.kept_macs(macs), mask.calls * macs.total

@@ -1,8 +1,9 @@
 """A plan's denoiser calls for a host that keeps its own scheduler.
 
-Of the program only the runs are executed, call by call; the host supplies what the scheduler's combines would
-have computed. Values keep the places the memory plan gave them, so everything happens in the program's order:
-a sample is written where the combine that defines it stands.
+Of the program only what belongs to the calls is executed, call by call: the runs, and the combinations
+between them (``Program.call_values``); the host supplies what the scheduler's combinations would have
+computed. Values keep the places the memory plan gave them, so everything happens in the program's order: a
+sample is written where the combine that defines it stands.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from dipgo_compile.errors import CompileError
-from dipgo_compile.program import PROLOGUE, Array, Program, Run
+from dipgo_compile.program import PROLOGUE, Array, Program, Run, reads, writes
 
 Step = Callable[[], None]
 
@@ -37,7 +38,9 @@ class HostCalls:
         self.sample = np.empty_like(tensors[next(iter(first_use))])
         self.noise_pred = np.empty_like(tensors[program.calls[0].noise_pred])
 
-        known = {*program.constants, *program.inputs}
+        needed = program.call_values()
+        answers = {call.noise_pred: index for index, call in reversed(list(enumerate(program.calls)))}
+        since = dict.fromkeys((*program.constants, *program.inputs), 0) | first_use  # first call to have it
         held = [""] * len(program.calls)
         current = 0
         for name in program.inputs:
@@ -46,23 +49,26 @@ class HostCalls:
         for instruction, step in zip(program.instructions, steps, strict=True):
             if isinstance(instruction, Run):
                 index = 0 if instruction.call == PROLOGUE else instruction.call
-                missing = [name for name in instruction.inputs if name not in known]
-                if index < current or missing:
-                    problem = (
-                        f"reads {missing[0]!r}, which no host supplies"
-                        if missing
-                        else "runs after a later one"
-                    )
-                    raise CompileError(f"call {index} {problem}")
-                current = index
-                self._steps[index].append(step)
-                known.update(name for name in instruction.outputs if name is not None)
-                if program.calls[index].noise_pred in instruction.outputs:
-                    self._give(index, program.calls[index].noise_pred)
-                    held[index] = program.calls[index].noise_pred
             elif instruction.output in first_use:
                 self._take(first_use[instruction.output], instruction.output)
-                known.add(instruction.output)
+                continue
+            elif instruction.output in needed:
+                earliest = [since.get(name, 0) for name in reads(instruction)]
+                index = max(current, answers.get(instruction.output, 0), *earliest)
+            else:
+                continue
+            missing = [name for name in reads(instruction) if since.get(name, len(held)) > index]
+            if index < current or missing:
+                problem = (
+                    f"reads {missing[0]!r}, which no host supplies" if missing else "runs after a later one"
+                )
+                raise CompileError(f"call {index} {problem}")
+            current = index
+            self._steps[index].append(step)
+            since |= dict.fromkeys(writes(instruction), index)
+            if program.calls[index].noise_pred in writes(instruction):
+                self._give(index, program.calls[index].noise_pred)
+                held[index] = program.calls[index].noise_pred
         for index, call in enumerate(program.calls):
             held[index] = held[index] or held[max(index - 1, 0)]
             if held[index] != call.noise_pred:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dipgo_compile.mask_checks import unknown_block
 
 if TYPE_CHECKING:
+    from dipgo_compile.mask import Reuse
     from dipgo_compile.models import Geometry
     from dipgo_compile.models.source import Model
 
@@ -22,10 +23,13 @@ COUNTED = frozenset({"aten.convolution", "aten.addmm", "aten.mm"})
 
 @dataclass(frozen=True)
 class Macs:
-    """MACs of one denoiser call for one sample: all of it, and by block scope."""
+    """MACs of one denoiser call for one sample: all of it, by block scope, and of a call that keeps no
+    block.
+    """
 
     total: int
     by_scope: Mapping[str, int] = field(hash=False)
+    idle: int = 0
 
     @property
     def glue(self) -> int:
@@ -36,13 +40,15 @@ class Macs:
         """MACs of a call that computes the ``kept`` scopes.
 
         It costs them and the glue around them (time embedding, first and last convolution). A call that keeps
-        nothing costs nothing, because its noise prediction is the one before.
+        nothing costs ``idle``: as much as the glue where the sample reaches the noise prediction past the
+        blocks or, under residual reuse, through them; otherwise nothing, because its noise prediction is the
+        one before.
         """
         costs = [self.by_scope[scope] for scope in kept]
-        return sum(costs) + self.glue if costs else 0
+        return sum(costs) + self.glue if costs else self.idle
 
 
-def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str]) -> Macs:
+def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str], reuse: Reuse = "output") -> Macs:
     """MACs of one denoiser call for one sample: ``geometry``'s batch is taken as 1.
 
     A scope counts all that lies in it, so an outer scope includes the inner ones. Raises MaskError for a
@@ -52,6 +58,7 @@ def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str]) -> Macs:
     from torch.utils.flop_counter import FlopCounterMode
 
     from dipgo_compile.models.source import example_inputs
+    from dipgo_compile.reuse import idle_call_computes
 
     denoiser = model.on_meta()
     names = {name for name, _ in denoiser.named_modules()}
@@ -70,4 +77,7 @@ def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str]) -> Macs:
         if scope not in names:
             raise unknown_block(scope, names)
         by_scope[scope] = macs(f"{root}.{scope}")
-    return Macs(macs(root), by_scope)
+    counted = Macs(macs(root), by_scope)
+    return (
+        replace(counted, idle=counted.glue) if idle_call_computes(model, tuple(by_scope), reuse) else counted
+    )

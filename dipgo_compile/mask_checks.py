@@ -187,3 +187,13 @@ def unknown_block(block: str, known: Iterable[str]) -> MaskError:
         available=close or names[:20],
         mend=f"did you mean {close[0]!r}?" if close else "use module scopes of the denoiser",
     )
+
+
+def no_residual(blocks: Sequence[str]) -> MaskError:
+    """The error for blocks whose output minus input doesn't exist."""
+    return MaskError(
+        "reuse 'residual' needs blocks that answer with one tensor of their input's shape: "
+        f"{len(blocks)} of these blocks do not",
+        where=", ".join(blocks[:5]) + (", ..." if len(blocks) > 5 else ""),
+        mend="use reuse 'output', or choose blocks that keep the shape, as transformer blocks do",
+    )

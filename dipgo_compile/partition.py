@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import difflib
 import graphlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 import onnx_ir as ir
 
@@ -30,15 +30,16 @@ def partition(model: ir.Model, scopes: Collection[str], inputs: Sequence[InputSp
     ordered.
     """
     graph = model.graph
-    owner = _owners(graph, set(scopes), next(spec.name for spec in inputs if spec.role == "sample"))
+    roles: dict[str, list[str]] = {"sample": [], "timestep": [], "condition": []}
+    for spec in inputs:
+        roles[spec.role].append(spec.name)
+    varying = _varying(graph, roles["sample"][0])
+    owner = _owners(graph, set(scopes), varying)
     order = _block_order(graph, owner)
     pieces = _pieces(graph, owner, order)
     block_of = {node: index for index, (_, nodes, _) in enumerate(pieces) for node in nodes}
     names = _Names()
-    blocks = tuple(_block(names, block_of, nodes, scope) for _, nodes, scope in pieces)
-    roles: dict[str, list[str]] = {"sample": [], "timestep": [], "condition": []}
-    for spec in inputs:
-        roles[spec.role].append(spec.name)
+    blocks = tuple(_block(names, block_of, varying, nodes, scope) for _, nodes, scope in pieces)
     return BlockGraph(
         blocks=blocks,
         tensors=_tensor_specs(graph, blocks),
@@ -55,7 +56,16 @@ def node_scopes(node: ir.Node) -> list[str]:
     return scopes
 
 
-def _owners(graph: ir.Graph, scopes: set[str], sample: str) -> dict[ir.Node, str | None]:
+def _varying(graph: ir.Graph, sample: str) -> set[ir.Value]:
+    """What depends on the sample."""
+    varying = {value for value in graph.inputs if value.name == sample}
+    for node in graph:
+        if not varying.isdisjoint(value for value in node.inputs if value is not None):
+            varying.update(node.outputs)
+    return varying
+
+
+def _owners(graph: ir.Graph, scopes: set[str], varying: Set[ir.Value]) -> dict[ir.Node, str | None]:
     """The block of each node, by scope; None for glue."""
     owner: dict[ir.Node, str | None] = {}
     for node in graph:
@@ -70,7 +80,7 @@ def _owners(graph: ir.Graph, scopes: set[str], sample: str) -> dict[ir.Node, str
             available=close or known[:20],
             mend="name module scopes of the denoiser",
         )
-    for node in _shared_invariants(graph, owner, sample):
+    for node in _shared_invariants(graph, owner, varying):
         owner[node] = None
     return owner
 
@@ -94,21 +104,19 @@ def _surrounding(node: ir.Node, owner: Mapping[ir.Node, str | None], scopes: Col
     return next(iter(above)) if len(above) == 1 and above == below else None
 
 
-def _shared_invariants(graph: ir.Graph, owner: Mapping[ir.Node, str | None], sample: str) -> set[ir.Node]:
+def _shared_invariants(
+    graph: ir.Graph, owner: Mapping[ir.Node, str | None], varying: Set[ir.Value]
+) -> set[ir.Node]:
     """Nodes in a block that do not depend on the sample, and whose result another block reads.
 
     The exporter computes an expression that several blocks share (SiLU of the time embedding) once, in the
     first of them. Were it part of that block, reusing the block would hand the others an outdated value.
     """
-    varying: set[ir.Node] = set()
-    for node in graph:
-        reads_sample = any(value is not None and value.name == sample for value in node.inputs)
-        if reads_sample or any(parent in varying for parent in _parents(node)):
-            varying.add(node)
     shared: set[ir.Node] = set()
     for node in reversed(graph):
         users = [use.node for value in node.outputs for use in value.uses()]
-        if node not in varying and any(user in shared or owner[user] != owner[node] for user in users):
+        invariant = varying.isdisjoint(node.outputs)
+        if invariant and any(user in shared or owner[user] != owner[node] for user in users):
             shared.add(node)
     return shared
 
@@ -188,28 +196,41 @@ class _Names:
 
 
 def _block(
-    names: _Names, block_of: Mapping[ir.Node, int], nodes: Sequence[ir.Node], scope: str | None
+    names: _Names,
+    block_of: Mapping[ir.Node, int],
+    varying: Set[ir.Value],
+    nodes: Sequence[ir.Node],
+    scope: str | None,
 ) -> Block:
     index = block_of[nodes[0]]
-    inputs: dict[str, None] = {}
-    outputs: dict[str, None] = {}
+    inputs: dict[ir.Value, None] = {}
+    outputs: dict[ir.Value, None] = {}
     for node in nodes:
         for value in node.inputs:
             if value is None or value.is_initializer():
                 continue
             producer = value.producer()
             if producer is None or block_of[producer] != index:
-                inputs.setdefault(_name(value))
+                inputs.setdefault(value)
         for value in node.outputs:
             if value.is_graph_output() or any(block_of[use.node] != index for use in value.uses()):
-                outputs.setdefault(_name(value))
+                outputs.setdefault(value)
     return Block(
         name=names.give(nodes, scope),
         scope=scope,
         nodes=tuple(node.name or "" for node in nodes),
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
+        inputs=tuple(map(_name, inputs)),
+        outputs=tuple(map(_name, outputs)),
+        adds_to=_adds_to([value for value in inputs if value in varying], list(outputs)),
     )
+
+
+def _adds_to(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> str | None:
+    """What a block's residual is relative to: see ``Block``."""
+    if len(outputs) != 1:
+        return None
+    alike = [value for value in inputs if (value.shape, value.dtype) == (outputs[0].shape, outputs[0].dtype)]
+    return _name(alike[0]) if len(alike) == 1 else None
 
 
 def _tensor_specs(graph: ir.Graph, blocks: Iterable[Block]) -> dict[str, TensorSpec]:

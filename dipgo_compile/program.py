@@ -1,8 +1,9 @@
 """The intermediate representation: a denoising loop, unrolled, in static single assignment form.
 
-A block that a mask reuses is not an instruction: its consumers read the older value. Two instructions are all
-there is: ``Run`` computes part of the denoiser, ``Combine`` is a linear combination (scheduler step,
-guidance, input scaling). Everything here is immutable; a pass returns a new ``Program``.
+A block that a mask reuses is not run: its consumers read the older value, or its input plus what it last
+added to it. Two instructions are all there is: ``Run`` computes part of the denoiser, ``Combine`` is a linear
+combination (scheduler step, guidance, input scaling, residual). Everything here is immutable; a pass returns
+a new ``Program``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Block:
 
     ``scope`` is the module scope a mask may name; it is None for glue: the nodes between blocks (time
     embedding, ``conv_in``, ``conv_out``, skip concatenations), which no mask prunes. ``inputs`` and
-    ``outputs`` are tensor names.
+    ``outputs`` are tensor names. ``adds_to`` is the input that a residual is relative to: of those that
+    depend on the sample, the only one of the shape of the block's only output. None when there is no such
+    input.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Block:
     nodes: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    adds_to: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,13 @@ class BlockGraph:
         """The scopes that a mask may name, in topological order."""
         return tuple(block.scope for block in self.blocks if block.scope is not None)
 
-    def consumers(self) -> dict[str, frozenset[str | None]]:
+    def consumers(self, reuse: str = "output") -> dict[str, frozenset[str | None]]:
         """For each scope, the scopes that read its outputs, directly or through glue; None stands for the
         output.
 
-        The gate cascade (paper, section 3.2) walks these edges: a block none of whose consumers is computed
-        need not be computed.
+        Under ``residual`` reuse a block hands its input on even when it is reused, so what reads it is
+        reached through it, too. The gate cascade (paper, section 3.2) walks these edges: a block none of
+        whose consumers is computed need not be computed.
         """
         readers: dict[str, list[Block]] = {}
         for block in self.blocks:
@@ -82,7 +87,10 @@ class BlockGraph:
             found: set[str | None] = {None} if self.output in block.outputs else set()
             for name in block.outputs:
                 for reader in readers.get(name, []):
-                    found |= reached[reader.name] if reader.scope is None else {reader.scope}
+                    if reader.scope is not None:
+                        found.add(reader.scope)
+                    if reader.scope is None or (reuse == "residual" and reader.adds_to == name):
+                        found |= reached[reader.name]
             reached[block.name] = frozenset(found)
         return {block.scope: reached[block.name] for block in self.blocks if block.scope is not None}
 
@@ -185,8 +193,8 @@ def writes(instruction: Instruction) -> tuple[str, ...]:
 class Call:
     """One denoiser call as a host scheduler sees it.
 
-    ``sample`` is the value the denoiser reads (None when no run of this call reads it), ``noise_pred`` the
-    one it answers with, which an earlier call may have computed.
+    ``sample`` is the value the denoiser reads (None when this call doesn't read it), ``noise_pred`` the one
+    it answers with, which an earlier call may have computed.
     """
 
     timestep: float
@@ -220,6 +228,20 @@ class Program:
     def calls_with_runs(self) -> tuple[int, ...]:
         """Indices of the calls in which anything of the denoiser is computed."""
         return tuple(sorted({run.call for run in self.runs()} - {PROLOGUE}))
+
+    def call_values(self) -> set[str]:
+        """What denoiser calls read and answer with. The combinations among it are the calls', between their
+        runs; all others, those that define samples included, are the scheduler's: a host with a scheduler of
+        its own supplies what they would have computed.
+        """
+        samples = {call.sample for call in self.calls}
+        needed = {call.noise_pred for call in self.calls}
+        for instruction in reversed(self.instructions):
+            if isinstance(instruction, Run) or (
+                instruction.output in needed and instruction.output not in samples
+            ):
+                needed.update(reads(instruction))
+        return needed
 
     def with_instructions(self, instructions: tuple[Instruction, ...]) -> Program:
         """The same program with other instructions; whatever they no longer mention is dropped."""

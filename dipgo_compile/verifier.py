@@ -20,7 +20,8 @@ def verify_program(program: Program) -> None:
     2. Every run fits its engine.
     3. Views lie inside their values, and a combination's terms have one shape that its output repeats.
     4. The runs of the prologue come first, so that they read nothing that a call computes.
-    5. A call's sample and noise prediction exist; the noise prediction is there when the call ends.
+    5. A call's sample and noise prediction exist; the noise prediction is there when the call ends, made of
+       samples and of what runs gave until then.
     """
     engines = {engine.name: engine for engine in program.engines}
     if len(engines) != len(program.engines):
@@ -32,7 +33,9 @@ def verify_program(program: Program) -> None:
             raise CompileError(
                 f"the constant {name!r} is {data.dtype.name}{data.shape}, its spec says {spec}"
             )
-    call_of: dict[str, int] = {}
+    never = len(program.calls)
+    samples = {call.sample: index for index, call in reversed(list(enumerate(program.calls))) if call.sample}
+    call_of = dict(samples)  # from which call on a host has a value
     in_prologue = True
     for index, instruction in enumerate(program.instructions):
         where = f"instruction {index}"
@@ -58,6 +61,8 @@ def verify_program(program: Program) -> None:
             call_of |= dict.fromkeys(written, instruction.call)
         else:
             read, written = {term.value for term in instruction.terms}, [instruction.output]
+            if instruction.output not in samples:
+                call_of[instruction.output] = max((call_of.get(name, never) for name in read), default=never)
         for name in sorted(read - defined):
             raise CompileError(f"{name!r} is read before it is defined", where=where)
         for name in written:
@@ -72,7 +77,7 @@ def verify_program(program: Program) -> None:
         if name not in defined or name not in program.specs:
             raise CompileError(f"the program's input or output {name!r} is not defined")
     for index, call in enumerate(program.calls):
-        if call_of.get(call.noise_pred, len(program.calls)) > index:
+        if call_of.get(call.noise_pred, never) > index:
             raise CompileError(
                 f"the noise prediction {call.noise_pred!r} of call {index} is not computed by then"
             )

@@ -90,13 +90,14 @@ def _macs(mask: Mask) -> Macs | None:
     except DipgoError as error:
         click.echo(f"note: MACs are unknown, because {error.what}", err=True)
         return None
-    return count_macs(model, model.geometry(1), mask.blocks)
+    return count_macs(model, model.geometry(1), mask.blocks, mask.reuse)
 
 
 def _statistics(mask: Mask, macs: Macs | None) -> dict[str, object]:
     statistics: dict[str, object] = {
         "model": mask.model.source,
         "scheduler": mask.scheduler.class_name,
+        "reuse": mask.reuse,
         "calls": mask.calls,
         "idle_calls": list(mask.idle_calls),
         "patterns": list(mask.patterns),

@@ -31,13 +31,14 @@ class EliminateDead(Pass):
             live |= set(reads(instruction))
             kept.append(instruction)
         kept.reverse()
-        fed = {name for instruction in kept if isinstance(instruction, Run) for name in instruction.inputs}
-        calls = tuple(
-            replace(call, sample=call.sample if call.sample in fed else None) for call in program.calls
-        )
         dropped = len(program.instructions) - len(kept)
+        program = program.with_instructions(tuple(kept))
+        needed = program.call_values()
+        calls = tuple(
+            replace(call, sample=call.sample if call.sample in needed else None) for call in program.calls
+        )
         return PassResult(
-            replace(program, calls=calls).with_instructions(tuple(kept)),
+            replace(program, calls=calls),
             dropped + outputs_dropped > 0,
             f"{dropped} instructions and {outputs_dropped} outputs that nobody reads dropped",
         )

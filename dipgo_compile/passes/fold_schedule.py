@@ -1,7 +1,10 @@
-"""fold_schedule: neighbouring linear updates become one.
+"""fold_schedule: a combination of combinations becomes one.
 
 A combination with a single reader, itself a combination, is substituted into that reader. In a run of calls
-that compute nothing this leaves one update in place of all the scheduler's steps.
+that compute nothing this leaves one update in place of all the scheduler's steps; in a chain of blocks that
+reuse residuals, one sum, in which whatever is both added and subtracted cancels: exactly, the coefficients
+being 1 and -1. Samples and noise predictions stay, because a host with a scheduler of its own supplies the
+former and reads the latter.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ class FoldSchedule(Pass):
 def _sweep(program: Program) -> tuple[Program, bool]:
     readers = Counter(name for i in program.instructions for name in set(reads(i)))
     readers[program.output] += 1
+    readers.update(name for call in program.calls for name in (call.sample, call.noise_pred) if name)
     known: dict[str, Combine] = {}  # combinations as folded so far
     folded: set[str] = set()
     instructions: list[Instruction] = []

@@ -12,6 +12,9 @@ weight belongs to a single one. There are never more engines than blocks.
 
 ``auto`` estimates what each mixture costs beyond its blocks' own work: the patterns that save most for their
 calls, at most ``max_engines`` of them, and atoms for the remaining calls.
+
+A combination may stand between the runs of a call: a block that reuses its residual. It divides the call into
+*stretches*, and whatever is said here of calls holds for each stretch by itself.
 """
 
 from __future__ import annotations
@@ -35,12 +38,12 @@ BYTES_PER_SECOND = 4e9  # a tensor written by one engine in one layout and read 
 
 Blocks = tuple[str, ...]
 Cover = Mapping[int, tuple[Blocks, ...]]
-"""For each call, which of its runs become one, in order."""
+"""For each stretch, by its number in the program, which of its runs become one, in order."""
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Runs of one call seen as one. Tensor names map to the values they stand for in this call."""
+    """Runs of one stretch seen as one. Tensor names map to the values they stand for in it."""
 
     inside: Mapping[str, str]
     outside: Mapping[str, str]
@@ -60,26 +63,26 @@ class Fuse(Pass):
         self._model, self._strategy, self._max_engines = model, strategy, max_engines
 
     def __call__(self, program: Program) -> PassResult:
-        calls = _Calls(program)
-        cover, why = self._choose(calls)
+        stretches = _Stretches(program)
+        cover, why = self._choose(stretches)
         groups: dict[Blocks, dict[int, _Group]] = {}
-        for call, parts in cover.items():
+        for stretch, parts in cover.items():
             for blocks in parts:
                 if len(blocks) > 1:
-                    groups.setdefault(blocks, {})[call] = calls.group(call, blocks)
+                    groups.setdefault(blocks, {})[stretch] = stretches.group(stretch, blocks)
         if not groups:
             return PassResult(program, False, why)
-        engines = self._engines(groups, calls)
+        engines = self._engines(groups, stretches)
         replaced: dict[Run, Run | None] = {}
-        for blocks, by_call in groups.items():
+        for blocks, by_stretch in groups.items():
             engine = engines[blocks]
-            for call, group in by_call.items():
-                *earlier, last = calls.runs_of(call, blocks)
+            for stretch, group in by_stretch.items():
+                *earlier, last = stretches.runs_of(stretch, blocks)
                 inputs = tuple(group.outside[name] for name in engine.inputs)
                 outputs = tuple(
                     group.inside[name] if name in group.outputs else None for name in engine.outputs
                 )
-                replaced |= dict.fromkeys(earlier) | {last: Run(engine.name, call, inputs, outputs)}
+                replaced |= dict.fromkeys(earlier) | {last: Run(engine.name, last.call, inputs, outputs)}
         instructions: list[Instruction] = []
         for instruction in program.instructions:
             kept = replaced.get(instruction, instruction) if isinstance(instruction, Run) else instruction
@@ -92,40 +95,46 @@ class Fuse(Pass):
         summary = f"{before} runs became {after}, in {len(result.engines)} engines ({why})"
         return PassResult(result, True, summary)
 
-    def _choose(self, calls: _Calls) -> tuple[Cover, str]:
+    def _choose(self, stretches: _Stretches) -> tuple[Cover, str]:
         if self._strategy == "none":
             return {}, "one engine a block"
         if self._strategy == "atoms":
-            return calls.cover(0), "atoms"
+            return stretches.cover(0), "atoms"
         if self._strategy == "patterns":
-            return calls.cover(len(calls.patterns)), "patterns"
-        bound = min(self._max_engines, len(calls.patterns))
-        costs = {count: calls.cost(calls.cover(count)) for count in range(bound + 1)}
+            return stretches.cover(len(stretches.patterns)), "patterns"
+        bound = min(self._max_engines, len(stretches.patterns))
+        costs = {count: stretches.cost(stretches.cover(count)) for count in range(bound + 1)}
         best = min(costs, key=lambda count: (costs[count], count))
-        unfused = calls.cost(calls.separate)
+        unfused = stretches.cost(stretches.separate)
         why = (
-            f"{best} of {len(calls.patterns)} patterns, atoms for the rest: estimated to cost "
+            f"{best} of {len(stretches.patterns)} patterns, atoms for the rest: estimated to cost "
             f"{1e3 * costs[best]:.2f} ms an image beside the blocks' own work; atoms alone "
             f"{1e3 * costs[0]:.2f} ms, one engine a block {1e3 * unfused:.2f} ms"
         )
-        return calls.cover(best), why
+        return stretches.cover(best), why
 
-    def _engines(self, groups: Mapping[Blocks, Mapping[int, _Group]], calls: _Calls) -> dict[Blocks, Engine]:
-        """One for each set of blocks; its outputs are all that any of its calls must hand on."""
+    def _engines(
+        self, groups: Mapping[Blocks, Mapping[int, _Group]], stretches: _Stretches
+    ) -> dict[Blocks, Engine]:
+        """One for each set of blocks; its outputs are all that any of its runs must hand on."""
         engines: dict[Blocks, Engine] = {}
         count: Counter[str] = Counter()
-        for blocks, by_call in groups.items():
-            kind = "pattern" if blocks in calls.patterns else "atom"
-            outputs = tuple(dict.fromkeys(name for group in by_call.values() for name in group.outputs))
-            outside = next(iter(by_call.values())).outside
+        for blocks, by_stretch in groups.items():
+            kind = "pattern" if blocks in stretches.patterns else "atom"
+            outputs = tuple(dict.fromkeys(name for group in by_stretch.values() for name in group.outputs))
+            outside = next(iter(by_stretch.values())).outside
             inputs = boundary(self._model, tuple(outside), outputs)
             engines[blocks] = Engine(f"{kind}{count[kind]}", blocks, inputs, outputs)
             count[kind] += 1
         return engines
 
 
-class _Calls:
-    """The runs of a program by call, and ways to join them. Dead runs are left alone."""
+class _Stretches:
+    """The runs of a program by stretch, and ways to join them. Dead runs are left alone.
+
+    The runs of a stretch are of one call, and nothing else reads what they compute before the last of them
+    has run: joined at the place of the last, they find all they read, and come before all that reads them.
+    """
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -135,12 +144,9 @@ class _Calls:
             reader = instruction if isinstance(instruction, Run) else None
             for name in reads(instruction):
                 self._readers.setdefault(name, set()).add(reader)
-        self._runs: dict[int, dict[str, Run]] = {}
-        for run in program.runs():
-            if run.call != PROLOGUE and any(name in self._readers for name in run.outputs):
-                self._runs.setdefault(run.call, {})[run.engine] = run
-        by_call = {call: tuple(runs) for call, runs in self._runs.items()}
-        times = Counter(by_call.values())
+        self._runs = [{run.engine: run for run in runs} for runs in self._cut()]
+        self._blocks = [tuple(runs) for runs in self._runs]
+        times = Counter(self._blocks)
         self.patterns: tuple[Blocks, ...] = tuple(
             sorted(
                 (blocks for blocks in times if len(blocks) > 1),
@@ -149,46 +155,63 @@ class _Calls:
             )
         )
         """Those whose engine saves the most runs first."""
-        self.separate: Cover = {call: tuple((block,) for block in blocks) for call, blocks in by_call.items()}
-        self._by_call = by_call
+        self.separate: Cover = dict(enumerate(tuple((block,) for block in blocks) for blocks in self._blocks))
 
-    def runs_of(self, call: int, blocks: Blocks) -> list[Run]:
-        return [self._runs[call][block] for block in blocks]
+    def _cut(self) -> list[list[Run]]:
+        stretches: list[list[Run]] = []
+        call: int | None = None  # of the stretch that may go on
+        computed: set[str | None] = set()  # by it
+        for instruction in self._program.instructions:
+            if isinstance(instruction, Run) and self._can_be_joined(instruction):
+                if instruction.call != call:
+                    stretches.append([])
+                    call, computed = instruction.call, set()
+                stretches[-1].append(instruction)
+                computed.update(instruction.outputs)
+            elif not computed.isdisjoint(reads(instruction)):
+                call = None
+        return stretches
+
+    def _can_be_joined(self, run: Run) -> bool:
+        return run.call != PROLOGUE and any(name in self._readers for name in run.outputs)
+
+    def runs_of(self, stretch: int, blocks: Blocks) -> list[Run]:
+        return [self._runs[stretch][block] for block in blocks]
 
     def cover(self, patterns: int) -> Cover:
-        """The first ``patterns`` patterns whole, the calls that have none of them in atoms."""
+        """The first ``patterns`` patterns whole, the stretches that have none of them in atoms."""
         whole = set(self.patterns[:patterns])
-        rest = {call: blocks for call, blocks in self._by_call.items() if blocks not in whole}
+        rest = {stretch: blocks for stretch, blocks in enumerate(self._blocks) if blocks not in whole}
         atom_of = {block: atom for atom in self._atoms(rest) for block in atom}
         cover: dict[int, tuple[Blocks, ...]] = {}
-        for call, blocks in self._by_call.items():
-            parts = (blocks,) if call not in rest else dict.fromkeys(atom_of[block] for block in blocks)
-            cover[call] = tuple(parts)
+        for stretch, blocks in enumerate(self._blocks):
+            parts = (blocks,) if stretch not in rest else dict.fromkeys(atom_of[block] for block in blocks)
+            cover[stretch] = tuple(parts)
         return cover
 
-    def _atoms(self, calls: Mapping[int, Blocks]) -> list[Blocks]:
-        """Neighbours that are computed in the same of these calls. Blocks in none of them don't separate."""
+    def _atoms(self, stretches: Mapping[int, Blocks]) -> list[Blocks]:
+        """Neighbours that are computed in the same of these stretches. Blocks in none don't separate."""
         computed: dict[str, set[int]] = {}
-        for call, blocks in calls.items():
+        for stretch, blocks in stretches.items():
             for block in blocks:
-                computed.setdefault(block, set()).add(call)
+                computed.setdefault(block, set()).add(stretch)
         order = [engine.name for engine in self._program.engines if engine.name in computed]
         return [tuple(atom) for _, atom in groupby(order, key=lambda block: computed[block])]
 
     def cost(self, cover: Cover) -> float:
         """Seconds an image, by estimate, for calling engines and handing tensors from one to the next."""
-        return sum(self._cost_of(call, blocks) for call, parts in cover.items() for blocks in parts)
+        return sum(self._cost_of(stretch, blocks) for stretch, parts in cover.items() for blocks in parts)
 
-    def _cost_of(self, call: int, blocks: Blocks) -> float:
-        group = self.group(call, blocks)
+    def _cost_of(self, stretch: int, blocks: Blocks) -> float:
+        group = self.group(stretch, blocks)
         values = [*group.outside.values(), *(group.inside[name] for name in group.outputs)]
         crossing = sum(
             self._program.specs[name].nbytes for name in values if name not in self._program.constants
         )
         return RUN_SECONDS + crossing / BYTES_PER_SECOND
 
-    def group(self, call: int, blocks: Blocks) -> _Group:
-        runs = self.runs_of(call, blocks)
+    def group(self, stretch: int, blocks: Blocks) -> _Group:
+        runs = self.runs_of(stretch, blocks)
         members = set(runs)
         inside: dict[str, str] = {}
         outside: dict[str, str] = {}

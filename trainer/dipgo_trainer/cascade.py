@@ -18,13 +18,15 @@ class Topology:
     """The blocks of one denoiser call, in execution order, who reads whom, and their MACs.
 
     ``consumers`` is what ``BlockGraph.consumers`` gives; None stands for the denoiser's output. ``macs``: one
-    entry per block; ``glue_macs``: what every call that computes anything spends outside the blocks.
+    entry per block; ``glue_macs``: what every call that computes a block spends outside the blocks;
+    ``idle_macs``: what a call spends that computes none (see ``Macs.of_call``).
     """
 
     blocks: tuple[str, ...]
     consumers: Consumers
     macs: tuple[int, ...]
     glue_macs: int
+    idle_macs: int = 0
 
     @property
     def call_macs(self) -> int:
@@ -38,10 +40,10 @@ class Topology:
         return torch.tensor(rows, dtype=torch.bool).reshape(keep.shape)
 
     def kept_share(self, keep: Tensor) -> float:
-        """MACs of a cascaded mask over those of the unpruned calls. A call without a block costs nothing: its
-        noise prediction is that of the call before (as in ``Mask.macs_ratio``)."""
+        """MACs of a cascaded mask over those of the unpruned calls, as in ``Mask.macs_ratio``."""
         costs = torch.tensor(self.macs, dtype=torch.float64)
-        spent = (keep.double() @ costs + self.glue_macs * keep.any(-1)).sum().item()
+        around = torch.where(keep.any(-1), self.glue_macs, self.idle_macs)
+        spent = (keep.double() @ costs + around).sum().item()
         return float(spent / (len(keep) * self.call_macs))
 
     def weights(self) -> Tensor:

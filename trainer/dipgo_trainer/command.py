@@ -165,4 +165,4 @@ def train(model: str, output: Path, **options: Any) -> None:
     click.echo(
         f"{output}: prunes {mask.provenance['pruned_macs']:.1%} of the MACs of {mask.calls} denoiser calls"
     )
-    click.echo(f"{len(mask.idle_calls)} calls compute nothing; next: dipgo-compile build --mask {output}")
+    click.echo(f"{len(mask.idle_calls)} calls compute no block; next: dipgo-compile build --mask {output}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dipgo_compile.errors import InputError, MaskError
 from dipgo_compile.live import counter
-from dipgo_compile.mask import Mask
+from dipgo_compile.mask import Mask, Reuse
 from dipgo_compile.mask_checks import matching_scopes
 from dipgo_compile.models.source import Model, executed_scopes, load, load_pipeline
 from dipgo_compile.schedulers import scheduler_ref
@@ -44,7 +44,7 @@ class Selection:
 
     granularity: str = "block"
     pattern: str | None = None
-    reuse: str = "output"
+    reuse: Reuse = "output"
 
 
 def run(
@@ -82,7 +82,7 @@ def make_task(
     return Task(
         model=model,
         scheduler=scheduler_ref(schedule.scheduler, model, schedule.steps),
-        topology=topology_of(model, choose_blocks(model, selection)),
+        topology=topology_of(model, choose_blocks(model, selection), selection.reuse),
         conditions=conditions,
         reuse=selection.reuse,
         decode=decode,

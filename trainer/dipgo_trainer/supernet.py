@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dipgo_compile.errors import MaskError, ModelError
+from dipgo_compile.reuse import block_input, has_residual
 from dipgo_trainer.gating import gate
 
 REUSES = ("output", "residual")
@@ -138,14 +139,14 @@ class SuperNet:
             raise self._empty(index)
         if self.reuse == "output":
             return pytree.tree_unflatten(cached.leaves, cached.spec)
-        return pytree.tree_unflatten((_first_tensor(args, kwargs) + cached.leaves[0],), cached.spec)
+        return pytree.tree_unflatten((block_input(args, kwargs) + cached.leaves[0],), cached.spec)
 
     def _storable(self, index: int, output: Any, args: Any, kwargs: Any) -> Cached:
         leaves, spec = pytree.tree_flatten(output)
         if self.reuse == "output":
             return Cached(tuple(leaves), spec)
-        source = _first_tensor(args, kwargs)
-        if len(leaves) != 1 or source is None or leaves[0].shape != source.shape:
+        source = block_input(args, kwargs)
+        if not has_residual(source, output):
             raise ModelError(
                 "a block without residual: it does not answer with one tensor of its input's shape",
                 where=self.scopes[index],
@@ -208,7 +209,3 @@ def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable
             module.__dict__["forward"] = before
 
     return undo
-
-
-def _first_tensor(args: Any, kwargs: Any) -> Tensor | None:
-    return next((leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dipgo_compile.errors import DipgoError, InputError
 from dipgo_compile.heatmap import draw_heatmap
-from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
+from dipgo_compile.mask import Mask, ModelRef, Reuse, SchedulerRef
 from dipgo_compile.models.source import Model, make_scheduler
 from dipgo_trainer.cascade import Topology
 from dipgo_trainer.config import TrainConfig
@@ -59,7 +59,7 @@ class Task:
     scheduler: SchedulerRef
     topology: Topology
     conditions: Conditions
-    reuse: str = "output"
+    reuse: Reuse = "output"
     decode: Decode | None = None
     notes: Mapping[str, Any] | None = None
 
@@ -167,7 +167,7 @@ class Trainer:
             scheduler=task.scheduler,
             blocks=task.topology.blocks,
             keep=keep,
-            reuse="residual" if task.reuse == "residual" else "output",
+            reuse=task.reuse,
             provenance={
                 "method": "dip-go",
                 "pruned_macs": round(1 - task.topology.kept_share(torch.tensor(keep)), 6),
