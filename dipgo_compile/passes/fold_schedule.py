@@ -1,15 +1,16 @@
 """fold_schedule: a combination of combinations becomes one.
 
-A combination with a single reader, itself a combination, is substituted into that reader. In a run of calls
-that compute nothing this leaves one update in place of all the scheduler's steps; in a chain of blocks that
-reuse residuals, one sum, in which whatever is both added and subtracted cancels: exactly, the coefficients
-being 1 and -1. Samples and noise predictions stay, because a host with a scheduler of its own supplies the
-former and reads the latter.
+A combination is substituted into another that reads it, when nobody else does or when it makes that one
+shorter. In a run of calls that compute nothing this leaves one update in place of all the scheduler's steps;
+in a chain of blocks that reuse residuals, one sum, in which whatever is both added and subtracted cancels:
+exactly, the coefficients being 1 and -1. Samples and noise predictions stay, because a host with a scheduler
+of its own supplies the former and reads the latter.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from dipgo_compile.passes.base import Pass, PassResult
 from dipgo_compile.program import Coefficient, Combine, Instruction, Program, Slice, Term, reads
@@ -19,36 +20,48 @@ class FoldSchedule(Pass):
     name = "fold_schedule"
 
     def __call__(self, program: Program) -> PassResult:
-        before = sum(isinstance(instruction, Combine) for instruction in program.instructions)
-        folding = True
-        while folding:
-            program, folding = _sweep(program)
-        after = sum(isinstance(instruction, Combine) for instruction in program.instructions)
-        return PassResult(program, after < before, f"{before} combinations folded into {after}")
+        folded = program
+        while (shorter := _sweep(folded)) != folded.instructions:
+            folded = program.with_instructions(shorter)
+        before, after = (
+            sum(isinstance(instruction, Combine) for instruction in instructions)
+            for instructions in (program.instructions, folded.instructions)
+        )
+        modified = folded.instructions != program.instructions
+        return PassResult(folded, modified, f"{before} combinations folded into {after}")
 
 
-def _sweep(program: Program) -> tuple[Program, bool]:
-    readers = Counter(name for i in program.instructions for name in set(reads(i)))
-    readers[program.output] += 1
-    readers.update(name for call in program.calls for name in (call.sample, call.noise_pred) if name)
+def _sweep(program: Program) -> tuple[Instruction, ...]:
+    readers = _readers(program, program.instructions)
     known: dict[str, Combine] = {}  # combinations as folded so far
-    folded: set[str] = set()
     instructions: list[Instruction] = []
     for instruction in program.instructions:
         if isinstance(instruction, Combine):
-            terms: list[Term] = []
-            for term in instruction.terms:
+            terms = _collect(instruction.terms)
+            for term in terms:
                 inner = known.get(term.value)
-                if inner and readers[term.value] == 1 and not term.view and _same_shape(program, inner):
-                    terms += [Term(t.value, t.coefficient * term.coefficient, t.view) for t in inner.terms]
-                    folded.add(term.value)
-                else:
-                    terms.append(term)
-            instruction = Combine(_collect(terms), instruction.output)
-            known[instruction.output] = instruction
+                if inner and term in terms and not term.view and _same_shape(program, inner):
+                    substituted = _substituted(terms, term, inner)
+                    if readers[term.value] == 1 or len(substituted) < len(terms):
+                        terms = substituted
+            instruction = known[instruction.output] = Combine(terms, instruction.output)
         instructions.append(instruction)
-    kept = tuple(i for i in instructions if not (isinstance(i, Combine) and i.output in folded))
-    return program.with_instructions(kept), bool(folded)
+    unread = readers.keys() - _readers(program, instructions).keys()
+    return tuple(i for i in instructions if not (isinstance(i, Combine) and i.output in unread))
+
+
+def _substituted(terms: tuple[Term, ...], term: Term, inner: Combine) -> tuple[Term, ...]:
+    at = terms.index(term)
+    scaled = (Term(t.value, t.coefficient * term.coefficient, t.view) for t in inner.terms)
+    return _collect((*terms[:at], *scaled, *terms[at + 1 :]))
+
+
+def _readers(program: Program, instructions: Sequence[Instruction]) -> Counter[str]:
+    """How many read each value: instructions, and whoever takes the result or hosts the calls."""
+    readers = Counter(name for instruction in instructions for name in set(reads(instruction)))
+    readers[program.output] += 1
+    readers.update(name for call in program.calls for name in (call.sample, call.noise_pred) if name)
+    return readers
 
 
 def _same_shape(program: Program, inner: Combine) -> bool:
@@ -62,7 +75,7 @@ def _same_shape(program: Program, inner: Combine) -> bool:
     return tuple(shape) == program.specs[inner.output].shape
 
 
-def _collect(terms: list[Term]) -> tuple[Term, ...]:
+def _collect(terms: Iterable[Term]) -> tuple[Term, ...]:
     """Like terms added up; those that cancel out dropped, unless none is left."""
     total: dict[tuple[str, tuple[Slice, ...]], Coefficient] = {}
     for term in terms:

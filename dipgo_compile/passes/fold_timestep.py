@@ -49,13 +49,17 @@ class FoldTimestep(Pass):
             engine = engines[instruction.engine]
             if engine is None:  # all it computes is early
                 continue
+            before = program.engine(instruction.engine)
             step = program.calls[instruction.call].timestep
-            values = dict(zip(program.engine(instruction.engine).inputs, instruction.inputs, strict=True))
+            values = dict(zip(before.inputs, instruction.inputs, strict=True))
+            computed = dict(zip(before.outputs, instruction.outputs, strict=True))
             for name in engine.inputs:
                 if name in early:
                     values[name] = f"{name}@t{step:.10g}"
                     constants[values[name]] = tables[step][name]
-            instructions.append(replace(instruction, inputs=tuple(values[name] for name in engine.inputs)))
+            inputs = tuple(values[name] for name in engine.inputs)
+            outputs = tuple(computed[name] for name in engine.outputs)
+            instructions.append(replace(instruction, inputs=inputs, outputs=outputs))
         specs = dict(program.specs) | {
             name: TensorSpec(data.dtype.name, data.shape) for name, data in constants.items()
         }
@@ -73,9 +77,11 @@ class FoldTimestep(Pass):
         """The engine reading early tensors instead of computing them; None when nothing else is left of
         it.
         """
-        if all(name in early for name in engine.outputs):
+        outputs = tuple(name for name in engine.outputs if name not in early)
+        if not outputs:
             return None
-        return replace(engine, inputs=boundary(self._model, engine.inputs, engine.outputs, early))
+        inputs = boundary(self._model, engine.inputs, outputs, early)
+        return replace(engine, inputs=inputs, outputs=outputs)
 
     def _tables(self, steps: Sequence[float], wanted: tuple[str, ...]) -> dict[float, Mapping[str, Array]]:
         """The ``wanted`` tensors at each timestep."""
