@@ -148,6 +148,8 @@ def _title(mask: Mask, macs: Macs | None) -> str:
     scheduler = mask.scheduler
     name = scheduler.class_name.removesuffix("Scheduler")
     loop = f"{mask.model.source}, {name} with {scheduler.num_inference_steps} steps"
+    if mask.reuse == "residual":
+        loop += ", residuals reused"
     if macs is None:
         runs = sum(map(sum, mask.keep)) / (mask.calls * len(mask.blocks))
         return f"{loop}: {runs:.1%} of the blocks computed"

@@ -53,6 +53,20 @@ def deepcache(calls: int, blocks: int, interval: int, branch: int) -> Keep:
     return tuple((True,) * blocks if call % interval == 0 else shallow for call in range(calls))
 
 
+def alternate(calls: int, blocks: int, interval: int) -> Keep:
+    """Every ``interval``-th call whole; between them the blocks take turns.
+
+    The first call after a whole one computes the 1st, 3rd, 5th, ... block, the next one the 2nd, 4th, 6th,
+    and so on. With the layers of a DiT as blocks, these are all attentions and all feed-forwards: layer
+    caching as in Learning-to-Cache (Ma et al., NeurIPS 2024), which computes every second call whole and
+    learns what the others compute.
+    """
+    return tuple(
+        tuple(call % interval == 0 or (call % interval + block) % 2 == 1 for block in range(blocks))
+        for call in range(calls)
+    )
+
+
 def random_keep(
     calls: int,
     blocks: Sequence[str],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from dipgo_compile.mask import Keep, Mask
+    from dipgo_compile.mask import Keep, Mask, Reuse
     from dipgo_compile.models.source import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,14 +37,24 @@ def schedule_options(command: Command) -> Command:
     return scheduler(steps(output(command)))
 
 
-def mask_options(command: Command) -> Command:
-    """What every kind of mask is made of: a model, its blocks and a schedule."""
-    granularity = click.option(
+def mask_options(command: Command, granularity: str = "block") -> Command:
+    """What every kind of mask is made of: a model, its blocks, what is reused of them, and a schedule.
+    ``granularity``: the default.
+    """
+    choice = click.option(
         "--granularity",
         type=click.Choice(["block", "layer"]),
-        default="block",
+        default=granularity,
         show_default=True,
-        help="What is computed or reused as a whole.",
+        help="What is computed or reused as a whole. The layers of a transformer: attentions, feed-forwards.",
+    )
+    reuse = click.option(
+        "--reuse",
+        type=click.Choice(["output", "residual"]),
+        default="output",
+        show_default=True,
+        help="What a reused block gives: its last output, or its input plus its last residual (output minus "
+        "input), which suits the blocks of a transformer.",
     )
     pattern = click.option(
         "--blocks",
@@ -51,7 +62,10 @@ def mask_options(command: Command) -> Command:
         metavar="REGEX",
         help="Use the module scopes that REGEX matches whole, instead.",
     )
-    return click.argument("model")(granularity(pattern(schedule_options(command))))
+    return click.argument("model")(choice(pattern(reuse(schedule_options(command)))))
+
+
+layer_options = partial(mask_options, granularity="layer")
 
 
 @click.group()
@@ -65,6 +79,8 @@ def make() -> None:
     dipgo-compile mask make random models/tiny-sd --ratio 0.8 --seed 1 -o random.json
     dipgo-compile mask make skip-calls models/tiny-sd --keep-calls 10 -o ten-calls.json
     dipgo-compile mask make deepcache models/tiny-sd --interval 5 --branch 0 -o deepcache.json
+    dipgo-compile mask make fixed-interval facebook/DiT-XL-2-256 --every 3 -o every3.json
+    dipgo-compile mask make l2c-style facebook/DiT-XL-2-256 --every 2 -o alternate.json
     """
 
 
@@ -98,8 +114,9 @@ def random_(ratio: float, seed: int, **options: Any) -> None:
         from dipgo_compile.heuristics import random_keep
         from dipgo_compile.macs import count_macs
 
-        macs = count_macs(model, model.geometry(1), blocks)
-        return random_keep(calls, blocks, ratio, seed, macs, _consumers(model, blocks))
+        macs = count_macs(model, model.geometry(1), blocks, options["reuse"])
+        consumers = _consumers(model, blocks, options["reuse"])
+        return random_keep(calls, blocks, ratio, seed, macs, consumers)
 
     _make(rule, {"method": "random", "ratio": ratio, "seed": seed}, weights=True, **options)
 
@@ -109,7 +126,10 @@ def random_(ratio: float, seed: int, **options: Any) -> None:
 @click.option("--every", "interval", metavar="K", type=click.IntRange(min=1), help="Compute every K-th call.")
 @click.option("--keep-calls", "count", metavar="N", type=click.IntRange(min=1), help="Compute N calls.")
 def skip_calls(interval: int | None, count: int | None, **options: Any) -> None:
-    """Compute every K-th or N evenly spaced calls whole, and reuse the noise prediction in the others.
+    """Compute every K-th or N evenly spaced calls whole, and no block in the others.
+
+    Of whole blocks, output reuse repeats the noise prediction; residual reuse adds what all blocks together
+    last added (Delta-DiT).
 
     \b
     dipgo-compile mask make skip-calls models/tiny-sd --every 5 -o every5.json
@@ -157,16 +177,75 @@ def deepcache(interval: int, branch: int, **options: Any) -> None:
         from dipgo_compile.heuristics import deepcache
         from dipgo_compile.mask import legalize
 
-        return legalize(deepcache(calls, len(blocks), interval, branch), blocks, _consumers(model, blocks))
+        keep = deepcache(calls, len(blocks), interval, branch)
+        return legalize(keep, blocks, _consumers(model, blocks, options["reuse"]))
 
     _make(rule, {"method": "deepcache", "interval": interval, "branch": branch}, weights=True, **options)
+
+
+@make.command("fixed-interval")
+@layer_options
+@click.option(
+    "--every",
+    "interval",
+    metavar="N",
+    type=click.IntRange(min=1),
+    required=True,
+    help="Compute them every N-th call.",
+)
+def fixed_interval(interval: int, **options: Any) -> None:
+    """Compute the layers every N-th call, and reuse what they gave in the others (FORA, 2024).
+
+    What stands around a transformer's layers is computed at every call: residual connections, modulation and
+    gates of the timestep, the first and the last projection.
+
+    \b
+    dipgo-compile mask make fixed-interval facebook/DiT-XL-2-256 --every 3 -o every3.json
+    """
+    from dipgo_compile.heuristics import every
+
+    provenance = {"method": "fixed-interval", "every": interval}
+    _make(lambda model, blocks, calls: every(calls, len(blocks), interval), provenance, **options)
+
+
+@make.command("l2c-style")
+@layer_options
+@click.option(
+    "--every",
+    "interval",
+    metavar="K",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Compute every K-th call whole.",
+)
+def l2c_style(interval: int, **options: Any) -> None:
+    """Compute every K-th call whole; between them the layers take turns.
+
+    The first call after a whole one computes the 1st, 3rd, 5th, ... layer, the next one the 2nd, 4th, 6th, and
+    so on: in a DiT these are all attentions and all feed-forwards. Learning-to-Cache (NeurIPS 2024), with K of
+    2, learns which layers to compute; this is the rule that needs no training.
+
+    \b
+    dipgo-compile mask make l2c-style facebook/DiT-XL-2-256 --every 2 -o alternate.json
+    dipgo-compile mask make l2c-style random:dit-xl-2 --every 2 --granularity block --reuse residual -o d.json
+    """
+
+    def rule(model: Model, blocks: tuple[str, ...], calls: int) -> Keep:
+        from dipgo_compile.heuristics import alternate
+        from dipgo_compile.mask import legalize
+
+        keep = alternate(calls, len(blocks), interval)
+        return legalize(keep, blocks, _consumers(model, blocks, options["reuse"]))
+
+    _make(rule, {"method": "l2c-style", "every": interval}, weights=True, **options)
 
 
 def report(mask: Mask, model: Model, output: Path) -> None:
     """Print what a mask that was just written saves."""
     from dipgo_compile.macs import count_macs
 
-    ratio = mask.macs_ratio(count_macs(model, model.geometry(1), mask.blocks))
+    ratio = mask.macs_ratio(count_macs(model, model.geometry(1), mask.blocks, mask.reuse))
     click.echo(
         f"{output}: computes {ratio:.1%} of the MACs of {mask.calls} calls, ideal speedup {1 / ratio:.2f}x"
     )
@@ -179,6 +258,7 @@ def _make(
     model: str,
     granularity: str,
     pattern: str | None,
+    reuse: Reuse,
     scheduler: str | None,
     steps: int,
     output: Path,
@@ -187,26 +267,30 @@ def _make(
     from dipgo_compile.mask import Mask, ModelRef
     from dipgo_compile.mask_checks import matching_scopes
     from dipgo_compile.models.source import executed_scopes, load
+    from dipgo_compile.reuse import check_residuals
     from dipgo_compile.schedulers import scheduler_ref
 
     loaded = load(model, weights=weights)
     blocks = matching_scopes(pattern, executed_scopes(loaded)) if pattern else loaded.blocks(granularity)
+    if reuse == "residual":
+        check_residuals(loaded, blocks)
     schedule = scheduler_ref(scheduler, loaded, steps)
     mask = Mask(
         model=ModelRef(loaded.source, loaded.class_name, loaded.config_sha256),
         scheduler=schedule,
         blocks=blocks,
         keep=rule(loaded, blocks, len(schedule.timesteps)),
+        reuse=reuse,
         provenance={**provenance, "blocks": pattern or granularity},
     )
     mask.save(output)
     report(mask, loaded, output)
 
 
-def _consumers(model: Model, blocks: tuple[str, ...]) -> Mapping[str, frozenset[str | None]]:
+def _consumers(model: Model, blocks: tuple[str, ...], reuse: Reuse) -> Mapping[str, frozenset[str | None]]:
     """Who reads whom, from the exported graph: that is what a build will cut."""
     from dipgo_compile.export import export
     from dipgo_compile.partition import partition
 
     geometry = model.geometry(1)
-    return partition(export(model, geometry), blocks, model.inputs(geometry)).consumers()
+    return partition(export(model, geometry), blocks, model.inputs(geometry)).consumers(reuse)
