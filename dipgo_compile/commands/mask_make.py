@@ -222,9 +222,9 @@ def fixed_interval(interval: int, **options: Any) -> None:
 def l2c_style(interval: int, **options: Any) -> None:
     """Compute every K-th call whole; between them the layers take turns.
 
-    The first call after a whole one computes the 1st, 3rd, 5th, ... layer, the next one the 2nd, 4th, 6th, and
-    so on: in a DiT these are all attentions and all feed-forwards. Learning-to-Cache (NeurIPS 2024), with K of
-    2, learns which layers to compute; this is the rule that needs no training.
+    The first call after a whole one computes the 1st, 3rd, 5th, ... layer, the next one the 2nd, 4th, 6th,
+    and so on: in a DiT these are all attentions and all feed-forwards. Learning-to-Cache (NeurIPS 2024), with
+    K of 2, learns which layers to compute; this is the rule that needs no training.
 
     \b
     dipgo-compile mask make l2c-style facebook/DiT-XL-2-256 --every 2 -o alternate.json
