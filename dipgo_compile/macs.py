@@ -40,9 +40,9 @@ class Macs:
         """MACs of a call that computes the ``kept`` scopes.
 
         It costs them and the glue around them (time embedding, first and last convolution). A call that keeps
-        nothing costs ``idle``: as much as the glue where the sample reaches the noise prediction past the
-        blocks or, under residual reuse, through them; otherwise nothing, because its noise prediction is the
-        one before.
+        nothing costs ``idle``: as much as the glue where sample or timestep reach the noise prediction past
+        the blocks or, under residual reuse, through them; otherwise nothing, because its noise prediction is
+        the one before.
         """
         costs = [self.by_scope[scope] for scope in kept]
         return sum(costs) + self.glue if costs else self.idle

@@ -59,9 +59,9 @@ def check_residuals(model: Model, blocks: Sequence[str]) -> None:
 def idle_call_computes(model: Model, blocks: Sequence[str], reuse: Reuse) -> bool:
     """Whether a call that reuses all ``blocks`` has anything to compute.
 
-    It has when its noise prediction depends on its sample: by a way past the blocks, such as the residual
-    connections around attention and feed-forward, or through them under ``residual`` reuse. Otherwise the
-    noise prediction is that of the call before.
+    It has when its noise prediction depends on its sample or its timestep: by a way past the blocks, such as
+    the residual connections around attention and feed-forward, or through them under ``residual`` reuse.
+    Otherwise the noise prediction is that of the call before.
     """
 
     def cut(_: str) -> Hook:
@@ -72,14 +72,15 @@ def idle_call_computes(model: Model, blocks: Sequence[str], reuse: Reuse) -> boo
         return hook
 
     denoiser, inputs = model.on_meta(), _inputs(model)
-    sample = inputs[next(spec.name for spec in model.inputs(model.geometry(1)) if spec.role == "sample")]
-    sample.requires_grad_()
+    changing = [inputs[s.name] for s in model.inputs(model.geometry(1)) if s.role in ("sample", "timestep")]
+    for tensor in changing:
+        tensor.requires_grad_()
     with torch.enable_grad(), _hooks(denoiser, blocks, cut):
         noise_pred: Tensor = denoiser(**inputs, return_dict=False)[0]
     if not noise_pred.requires_grad:
         return False
-    (gradient,) = torch.autograd.grad(noise_pred.sum(), sample, allow_unused=True)
-    return gradient is not None
+    gradients = torch.autograd.grad(noise_pred.sum(), changing, allow_unused=True)
+    return any(gradient is not None for gradient in gradients)
 
 
 def _inputs(model: Model) -> dict[str, Tensor]:
