@@ -16,7 +16,7 @@ from dipgo_trainer.supernet import SuperNet
 from dipgo_trainer.topology import topology_of
 from dipgo_trainer.train import Task, Trainer
 from golden import assert_golden
-from reference import assert_parity, make_mask, options
+from reference import TINY_SD, assert_parity, make_mask, options
 from toy_denoiser import toy_graph, toy_schedule
 from toy_transformer import (
     Reference,
@@ -33,7 +33,7 @@ from dipgo_compile.export import export
 from dipgo_compile.mask import Mask, legalize
 from dipgo_compile.models import family_of
 from dipgo_compile.models.presets import SD_BETAS
-from dipgo_compile.models.source import Model
+from dipgo_compile.models.source import Model, load
 from dipgo_compile.passes.apply_mask import ApplyMask
 from dipgo_compile.passes.base import Sequential
 from dipgo_compile.passes.fuse import STRATEGIES
@@ -295,9 +295,9 @@ def test_training_then_building(tiny_dit, tmp_path):
     topology = topology_of(model, model.blocks(), "residual")
     schedule = scheduler_ref("ddim", model, 4)
     task = Task(model, schedule, topology, class_conditions(model, seed=0), reuse="residual")
-    trainer = Trainer(task, TrainConfig(ratio=0.4, train_steps=3, samples=1, lr=50.0))
+    trainer = Trainer(task, TrainConfig(ratio=0.4, train_steps=2, samples=1, lr=50.0))
     with SuperNet(model.denoiser, task.topology.blocks, task.reuse) as net:
-        for _ in range(3):
+        for _ in range(2):
             trainer.advance(net)
     mask = trainer.mask()
     assert mask.reuse == "residual"
@@ -305,11 +305,12 @@ def test_training_then_building(tiny_dit, tmp_path):
     assert_parity(tiny_dit, mask, options(), tmp_path / "m.dipgo", 0)
 
 
-def test_a_unet_is_refused_before_it_is_exported(tiny_sd):
-    blocks = tiny_sd.model.blocks()
-    mask = make_mask(tiny_sd.model, blocks, "ddim", 2, lambda calls: [[True] * len(blocks)] * calls)
+def test_a_unet_is_refused_before_it_is_exported():
+    model = load(str(TINY_SD), weights=False)
+    blocks = model.blocks()
+    mask = make_mask(model, blocks, "ddim", 2, lambda calls: [[True] * len(blocks)] * calls)
     with pytest.raises(MaskError, match="reuse 'residual' needs blocks") as error:
-        check(replace(mask, reuse="residual"), tiny_sd.model)
+        check(replace(mask, reuse="residual"), model)
     assert "down_blocks.0" in error.value.where
     assert "mid_block" not in error.value.where, "it keeps the shape"
     assert "output" in error.value.mend

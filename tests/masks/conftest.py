@@ -26,6 +26,15 @@ UNET = {
     "attention_head_dim": 4,
     "norm_num_groups": 4,
 }
+DIT = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 2,
+    "sample_size": 8,
+    "num_embeds_ada_norm": 10,
+}
 
 
 def _make_mask(rows: tuple[str, ...] = ROWS, blocks: tuple[str, ...] = BLOCKS, **changes: Any) -> Mask:
@@ -68,6 +77,28 @@ def small_unet() -> Any:
     denoiser = UNet2DConditionModel(**UNET).eval().requires_grad_(False)
     family = family_of("UNet2DConditionModel")
     return Model("small", family, denoiser, dict(denoiser.config), "DDIMScheduler", {**SD_BETAS}, 3, 8)
+
+
+@pytest.fixture(scope="session")
+def small_dit() -> Any:
+    """Two blocks of width 16, with random weights."""
+    import torch
+    from diffusers import DiTTransformer2DModel
+
+    from dipgo_compile.models.source import Model
+
+    torch.manual_seed(0)
+    denoiser = DiTTransformer2DModel(**DIT).eval().requires_grad_(False)
+    family = family_of("DiTTransformer2DModel")
+    return Model("small-dit", family, denoiser, dict(denoiser.config), "DDIMScheduler", {**SD_BETAS}, 3, 8)
+
+
+@pytest.fixture(scope="session")
+def small_dit_directory(small_dit: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The small DiT as a model directory."""
+    path = tmp_path_factory.mktemp("small-dit")
+    small_dit.denoiser.save_pretrained(path)
+    return str(path)
 
 
 @pytest.fixture(scope="session")

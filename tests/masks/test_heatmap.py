@@ -23,8 +23,9 @@ down_blocks.1  █·█·   50%
   up_blocks.0  █·█·   50%
   up_blocks.1  █·██   75%
 
-        calls  4: 1 whole, 1 compute nothing
+        calls  4: 1 whole, 1 compute no block
      patterns  4 distinct rows
+        reuse  the last output
          MACs  374 of 524 per sample (71.37%)
 ideal speedup  1.40x"""
 

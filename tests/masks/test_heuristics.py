@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipgo_compile.errors import MaskError
-from dipgo_compile.heuristics import RATIO_TOLERANCE, deepcache, evenly_spaced, every, random_keep
+from dipgo_compile.heuristics import (
+    RATIO_TOLERANCE,
+    alternate,
+    deepcache,
+    evenly_spaced,
+    every,
+    random_keep,
+)
 from dipgo_compile.macs import Macs
 from dipgo_compile.mask import Keep, legalize
 
@@ -36,6 +43,11 @@ def test_every() -> None:
     assert text(every(5, 2, 1)) == ["11"] * 5
     assert text(every(5, 2, 2)) == ["11", "00", "11", "00", "11"]
     assert text(every(2, 3, 7)) == ["111", "000"]
+
+
+def test_alternate() -> None:
+    assert text(alternate(7, 4, 3)) == ["1111", "1010", "0101", "1111", "1010", "0101", "1111"]
+    assert alternate(5, 2, 1) == every(5, 2, 1)
 
 
 def test_evenly_spaced() -> None:

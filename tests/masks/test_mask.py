@@ -164,3 +164,5 @@ def test_kept_macs_count_the_glue_of_calls_that_compute_anything(mask: Mask) -> 
     macs = Macs(total=131, by_scope=costs)  # 100 of them glue
     assert mask.kept_macs(macs) == 131 + 0 + (100 + 1 + 2 + 8 + 16) + (100 + 16)
     assert mask.macs_ratio(macs) == mask.kept_macs(macs) / (4 * 131)
+    idle = Macs(total=131, by_scope=costs, idle=100)
+    assert mask.kept_macs(idle) == mask.kept_macs(macs) + 100

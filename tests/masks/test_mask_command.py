@@ -25,10 +25,12 @@ def run(*arguments: str) -> Result:
 def made(small_directory: str, tmp_path: Path) -> Callable[..., Mask]:
     """Makes a mask of five blocks, for ten steps of Euler unless told otherwise."""
 
-    def make(kind: str, *arguments: str, scheduler: str = "euler") -> Mask:
+    def make(
+        kind: str, *arguments: str, scheduler: str = "euler", model: str = small_directory, steps: int = 10
+    ) -> Mask:
         path = tmp_path / "mask.json"
-        loop = ("--steps", "10", "--scheduler", scheduler, "-o", str(path))
-        result = run("make", kind, small_directory, *loop, *arguments)
+        loop = ("--steps", str(steps), "--scheduler", scheduler, "-o", str(path))
+        result = run("make", kind, model, *loop, *arguments)
         assert result.exit_code == 0, result.output
         assert "of the MACs of" in result.output
         return Mask.load(path)
@@ -68,6 +70,36 @@ def test_make_random_of_some_layers(made: Callable[..., Mask]) -> None:
     assert len(mask.patterns) > 2
 
 
+def test_make_fixed_interval_of_layers(made: Callable[..., Mask], small_dit_directory: str) -> None:
+    mask = made("fixed-interval", "--every", "2", model=small_dit_directory, steps=4)
+    assert mask.blocks[:2] == ("transformer_blocks.0.attn1", "transformer_blocks.0.ff")
+    assert mask.rows == ("1111", "0000", "1111", "0000")
+    assert mask.reuse == "output"
+    assert mask.provenance == {"method": "fixed-interval", "every": 2, "blocks": "layer"}
+
+
+def test_make_l2c_style_takes_turns(made: Callable[..., Mask], small_dit_directory: str) -> None:
+    mask = made("l2c-style", "--every", "3", model=small_dit_directory, steps=4)
+    assert mask.rows == ("1111", "1010", "0101", "1111"), "attentions, then feed-forwards"
+    blocks = ("--granularity", "block")
+    chain = made("l2c-style", *blocks, "--reuse", "residual", model=small_dit_directory, steps=2)
+    assert (chain.reuse, chain.rows) == ("residual", ("11", "10"))
+
+
+def test_make_random_with_residuals_keeps_the_ratio(
+    made: Callable[..., Mask], small_dit_directory: str
+) -> None:
+    mask = made("random", "--ratio", "0.4", "--reuse", "residual", model=small_dit_directory, steps=20)
+    shown = json.loads(run("show", "--json", str(_saved(mask, Path(small_dit_directory)))).stdout)
+    assert shown["reuse"] == "residual"
+    assert 1 / shown["ideal_speedup"] == pytest.approx(0.6, abs=0.0125)
+
+
+def _saved(mask: Mask, directory: Path) -> Path:
+    mask.save(directory / "shown.json")
+    return directory / "shown.json"
+
+
 def test_show(released: Mask, tmp_path: Path) -> None:
     path, picture = tmp_path / "mask.json", tmp_path / "mask.png"
     released.save(path)
@@ -104,6 +136,7 @@ def test_show_works_where_the_model_does_not_load(mask: Mask, tmp_path: Path) ->
         (("make", "skip-calls", MODEL, "--keep-calls", "52"), 3, "cannot keep 52 of 51 calls"),
         (("make", "all", MODEL, "--scheduler", "ddimm"), 5, "did you mean 'ddim'?"),
         (("make", "all", MODEL, "--blocks", "nothing"), 3, "no module scope matches 'nothing'"),
+        (("make", "all", MODEL, "--reuse", "residual"), 3, "8 of these blocks do not"),
         (("make", "all", "random:nothing"), 4, "no preset called 'nothing'"),
         (("import", "none.pkl", "--model", MODEL), 3, "cannot read the gates"),
         (("show", "none.json"), 3, "cannot read the mask"),

@@ -9,7 +9,7 @@ import pytest
 import toy
 
 from dipgo_compile.errors import InputError
-from dipgo_compile.executor import Session, aligned, linear
+from dipgo_compile.executor import Session, aligned, linear, signed_sum
 from dipgo_compile.runtime import Runtime
 
 # float32 against float64: a dozen operations on values below 10, each rounding to 6e-8 of that.
@@ -100,6 +100,16 @@ def test_a_combine_allocates_no_array() -> None:
         tracemalloc.stop()
     assert peak < output.nbytes
     np.testing.assert_array_equal(output, -1.0)
+
+
+@pytest.mark.parametrize("signs", [(1.0, 1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0, 1.0), (-1.0,), (1.0,)])
+def test_a_sum_without_products_changes_no_bit(signs: tuple[float, ...]) -> None:
+    generator = np.random.default_rng(0)
+    values = [generator.standard_normal(100, np.float32) for _ in signs]
+    by_product, by_sign, scratch = (np.empty(100, np.float32) for _ in range(3))
+    linear(by_product, scratch, (), list(zip(values, range(len(signs)), strict=True)), list(signs))()
+    signed_sum(by_sign, (), list(zip(values, signs, strict=True)))()
+    np.testing.assert_array_equal(by_sign.view(np.uint32), by_product.view(np.uint32))
 
 
 def test_a_callback_sees_the_calls_that_compute(runtime: Runtime) -> None:
