@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from dipgo_compile.program import (
     Slice,
     TensorSpec,
     Term,
+    writes,
 )
 from dipgo_compile.verifier import verify_memory, verify_program
 
@@ -94,6 +96,22 @@ def test_a_prologue_comes_first_and_reads_no_value_of_a_call():
         verify_program(with_run(0, A_RUN.inputs))
     with pytest.raises(CompileError, match="does not come first"):
         verify_program(with_run(RUN, A_RUN.inputs))
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [("sample@0", True), ("merged@0", True), ("sample@1", False), ("merged@1", False), ("latents@0", False)],
+)
+def test_a_noise_prediction_may_be_a_sum_of_what_a_host_has_by_then(value, allowed):
+    """Call 0 answers with a sum of ``value``."""
+    at = next(index for index, instruction in enumerate(PROGRAM.instructions) if value in writes(instruction))
+    combine = Combine((Term(value, Coefficient(1.0)),), "sum")
+    listed = (*PROGRAM.instructions[: at + 1], combine, *PROGRAM.instructions[at + 1 :])
+    specs = {**PROGRAM.specs, "sum": PROGRAM.specs[value]}
+    calls = (replace(PROGRAM.calls[0], noise_pred="sum"), PROGRAM.calls[1])
+    program = replace(PROGRAM, instructions=listed, specs=specs, calls=calls)
+    with nullcontext() if allowed else pytest.raises(CompileError, match="not computed by then"):
+        verify_program(program)
 
 
 @pytest.mark.parametrize(
