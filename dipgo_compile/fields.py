@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from dipgo_compile.errors import BundleError
+from dipgo_compile.program import TensorSpec
 
 MAX_INT = (
     1 << 48
 )  # 256 TiB: larger sizes are damage, and products of two still fit Python's and numpy's int64 checks
+
+DTYPES = frozenset({"float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"})
 
 
 class Field:
@@ -100,3 +103,11 @@ class Field:
         if text not in known:
             raise self.error(f"there is no {kind} called {text!r}")
         return text
+
+    def tensor_spec(self) -> TensorSpec:
+        """The members ``dtype`` and ``shape`` of an object."""
+        dtype = self.get("dtype").name(DTYPES, "element type")
+        shape = tuple(size.integer() for size in self.get("shape").items())
+        if math.prod(shape) > MAX_INT:
+            raise self.get("shape").error(f"a tensor of shape {list(shape)} cannot be meant")
+        return TensorSpec(dtype, shape)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dipgo_compile.program import MemoryPlan, Program
+from dipgo_compile.program import MemoryPlan, Program, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,43 @@ class FileRecord:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An ONNX file of the bundle that is no engine of the program. Its tensors go by name, in the graph's
+    order.
+    """
+
+    file: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFile:
+    """A file of the bundle in the format of the package ``tokenizers``. ``length``: ids of one prompt."""
+
+    file: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineParts:
+    """What surrounds the denoiser in its pipeline: with it, a bundle goes from a prompt to pixels.
+
+    ``text_encoder`` reads ``input_ids``, int64 (samples of the denoiser, tokens), whose halves lie in the
+    order of ``Interface.guidance``, and answers with the plan's conditions by their names. It is None, like
+    ``tokenizer``, where the condition is a class. ``image_decoder`` reads ``latents``, the program's output,
+    and answers with ``pixels``, uint8 (images, height, width, 3), RGB. ``guidance_scale`` is the one to draw
+    with unless told otherwise. ``classes`` are the names of classes, for people; a class may have several.
+    """
+
+    text_encoder: Part | None
+    image_decoder: Part
+    tokenizer: TokenizerFile | None
+    guidance_scale: float
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A program, where its tensors live, and where both come from.
@@ -69,7 +106,7 @@ class Plan:
     ``num_inference_steps``, ``timesteps`` and ``init_noise_sigma``; ``macs`` has ``dense`` and ``kept``, the
     multiply-accumulates of one image. ``engine_files`` maps engines to files of the bundle; ``engine_macs``
     has the multiply-accumulates of one run for one sample, where they are known; ``files`` is filled in when
-    the bundle is written.
+    the bundle is written. ``pipeline`` is None where the bundle has the denoising loop alone.
     """
 
     program: Program
@@ -83,3 +120,4 @@ class Plan:
     engine_files: Mapping[str, str]
     engine_macs: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+    pipeline: PipelineParts | None = None

@@ -1,4 +1,4 @@
-"""The format of plan.json, version 1.1.
+"""The format of plan.json, version 1.2. Its pipeline part is in ``pipeline_json.py``.
 
 Readable on purpose: instructions name their tensors. Coefficients are written with the shortest digits that
 read back to the same double. ``checksum`` is the SHA-256 of the document without that field, as JSON with
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dipgo_compile.errors import BundleError
-from dipgo_compile.fields import MAX_INT, Field
+from dipgo_compile.fields import Field
+from dipgo_compile.pipeline_json import dump_pipeline, read_pipeline
 from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
 from dipgo_compile.program import (
     PROLOGUE,
@@ -39,9 +39,8 @@ from dipgo_compile.program import (
 )
 
 FORMAT = "dipgo.plan"
-VERSION = (1, 1)
+VERSION = (1, 2)  # what is read; a plan is written in the lowest version that can say it
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
-DTYPES = frozenset({"float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"})
 Json = dict[str, Any]
 Bytes = npt.NDArray[np.uint8]
 
@@ -130,11 +129,13 @@ def load_plan(document: Json, constants: Bytes, where: str = "plan.json") -> Pla
         calls=tuple(_read_call(item, known) for item in root.get("calls").items()),
         output=root.get("output").name(memory.allocations, "tensor in the arena"),
     )
+    interface = _read_interface(root.get("interface"), frozenset(inputs))
+    files = read_files(document, where)
     return Plan(
         program=program,
         memory=memory,
         model=root.get("model").mapping(),
-        interface=_read_interface(root.get("interface"), frozenset(inputs)),
+        interface=interface,
         target=_read_target(root.get("target")),
         schedule=root.get("schedule").mapping(),
         macs={key: value.integer(high=1 << 63) for key, value in root.get("macs").members().items()},
@@ -144,7 +145,10 @@ def load_plan(document: Json, constants: Bytes, where: str = "plan.json") -> Pla
         ),
         engine_files=engine_files,
         engine_macs=_read_engine_macs(root),
-        files=read_files(document, where),
+        files=files,
+        pipeline=read_pipeline(root.get("pipeline"), program, interface, files)
+        if root.has("pipeline")
+        else None,
     )
 
 
@@ -153,7 +157,7 @@ def _document(plan: Plan) -> Json:
     offsets, constant_bytes = constant_offsets(program.constants)
     return {
         "format": FORMAT,
-        "version": list(VERSION),
+        "version": [1, 1 if plan.pipeline is None else 2],
         "model": dict(plan.model),
         "target": asdict(plan.target),
         "interface": {
@@ -189,6 +193,7 @@ def _document(plan: Plan) -> Json:
             for call in program.calls
         ],
         "instructions": [_dump_instruction(instruction) for instruction in program.instructions],
+        **({} if plan.pipeline is None else {"pipeline": dump_pipeline(plan.pipeline)}),
         "files": {
             name: {"bytes": record.nbytes, "sha256": record.sha256} for name, record in plan.files.items()
         },
@@ -240,13 +245,7 @@ def _read_tensors(
         name = item.get("name").text()
         if name in specs:
             raise item.error(f"the tensor {name!r} is listed twice")
-        spec = TensorSpec(
-            item.get("dtype").name(DTYPES, "element type"),
-            tuple(size.integer() for size in item.get("shape").items()),
-        )
-        if math.prod(spec.shape) > MAX_INT:
-            raise item.get("shape").error(f"a tensor of shape {list(spec.shape)} cannot be meant")
-        specs[name] = spec
+        spec = specs[name] = item.tensor_spec()
         offset = item.get("offset").integer()
         storage = item.get("storage").text()
         if offset % np.dtype(spec.dtype).itemsize:

@@ -14,7 +14,16 @@ from jsonschema import Draft202012Validator
 
 from dipgo_compile.mask import Mask
 from dipgo_compile.mask_checks import schema_text
-from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
+from dipgo_compile.plan import (
+    FileRecord,
+    Interface,
+    Part,
+    PassReport,
+    PipelineParts,
+    Plan,
+    Target,
+    TokenizerFile,
+)
 from dipgo_compile.plan_json import dump_plan
 from dipgo_compile.program import (
     PROLOGUE,
@@ -83,6 +92,13 @@ def plan() -> Plan:
         engine_files={"prologue": "prologue.onnx", "all": "all.onnx"},
         engine_macs={"prologue": 1, "all": 1},
         files={name: FileRecord(1, "0" * 64) for name in ("prologue.onnx", "all.onnx")},
+        pipeline=PipelineParts(
+            Part("text.onnx", {"input_ids": TensorSpec("int64", (1, 7))}, {"text": SPEC}),
+            Part("decoder.onnx", {"latents": SPEC}, {"pixels": TensorSpec("uint8", (1, 16, 16, 3))}),
+            TokenizerFile("tokenizer.json", 7),
+            guidance_scale=3.0,
+            classes={"dress": 3},
+        ),
     )
 
 
@@ -107,8 +123,8 @@ def test_a_written_plan_is_valid() -> None:
 def test_every_field_of_a_written_plan_is_described() -> None:
     """Nothing is written that the schema leaves out: readers in other languages are made from it."""
     written = document()
-    assert set(written) == set(PLAN["properties"]) == set(PLAN["required"])
-    for name in ("model", "target", "interface", "schedule"):
+    assert set(written) == set(PLAN["properties"]) == {*PLAN["required"], "pipeline"}
+    for name in ("model", "target", "interface", "schedule", "pipeline"):
         assert set(written[name]) == set(PLAN["properties"][name]["properties"])
     for name in ("passes", "engines", "calls"):
         assert set(written[name][0]) == set(PLAN["properties"][name]["items"]["properties"])
@@ -118,6 +134,9 @@ def test_every_field_of_a_written_plan_is_described() -> None:
     assert set(combine["terms"][1]) == set(
         PLAN["$defs"]["combine"]["properties"]["terms"]["items"]["properties"]
     )
+    part = written["pipeline"]["text_encoder"]
+    assert set(part) == set(PLAN["$defs"]["part"]["properties"])
+    assert set(part["inputs"][0]) == set(PLAN["$defs"]["named_tensor"]["properties"])
     fields = set().union(*written["tensors"])
     assert fields == set(PLAN["$defs"]["tensor"]["properties"])
 
@@ -139,6 +158,11 @@ def test_a_plan_without_a_required_field_is_invalid(field: str) -> None:
         lambda d: d["tensors"][0].update(storage="disk"),
         lambda d: d["interface"].update(guidance=["cond", "cond"]),
         lambda d: d.update(checksum="abc"),
+        lambda d: d.update(pipeline=None),
+        lambda d: d["pipeline"].pop("image_decoder"),
+        lambda d: d["pipeline"]["tokenizer"].update(length=0),
+        lambda d: d["pipeline"]["image_decoder"].update(file="/etc/passwd"),
+        lambda d: d["pipeline"]["image_decoder"]["inputs"][0].update(dtype="text"),
     ],
 )
 def test_a_spoilt_plan_is_invalid(spoil: Callable[[dict[str, Any]], None]) -> None:
