@@ -14,6 +14,7 @@ from dipgo_compile.bundle import open_bundle, write_bundle
 from dipgo_compile.engines import engine_files, weight_bytes, write_engines
 from dipgo_compile.errors import BackendError, InputError, MaskError
 from dipgo_compile.export import export
+from dipgo_compile.generate import trained_guidance_scale
 from dipgo_compile.macs import count_macs
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Geometry
@@ -28,6 +29,7 @@ from dipgo_compile.program import PROLOGUE, BlockGraph, Program
 from dipgo_compile.reuse import check_residuals
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedule import Schedule, probe
+from dipgo_compile.surroundings import Surroundings, export_surroundings, load_surroundings
 from dipgo_compile.verifier import verify_memory
 
 Progress = Callable[[str], None]
@@ -42,7 +44,8 @@ class BuildOptions:
     ``fuse`` and ``max_engines`` say how runs become engines (``passes/fuse.py``). ``disabled`` names
     passes and rewrites to leave out, for bisecting a wrong result. ``provider``, ``precision`` and
     ``backend`` make the target: see ``backends/registry.py``, whose BackendError refuses what no backend
-    offers.
+    offers. With ``pipeline`` the bundle gets the text encoder, the tokenizer and the image decoder too
+    (``surroundings.py``).
     """
 
     images: int = 1
@@ -55,6 +58,7 @@ class BuildOptions:
     provider: str = "cpu"
     precision: str = "fp32"
     backend: str = "onnxruntime"
+    pipeline: bool = False
 
     def __post_init__(self) -> None:
         check_target(self.target)
@@ -114,6 +118,7 @@ def build(
     else:
         model = exported.model
         _check_size(exported, options)
+    pipeline = load_surroundings(model) if options.pipeline else None
     clock.start("check the mask")
     schedule = check(mask, model)
     if exported is None:
@@ -124,8 +129,16 @@ def build(
     rewritten = apply(onnx_model, default_rewrites(options.backend), options.disabled)
     plan = compile_plan(model, geometry, onnx_model, mask, schedule, options)
     plan = replace(plan, passes=(*rewritten, *plan.passes))
+    surroundings = None
+    if pipeline is not None:
+        clock.start("export the pipeline")
+        surroundings = export_surroundings(pipeline, plan, trained_guidance_scale(mask))
+        for graph in surroundings.graphs.values():
+            apply(graph, default_rewrites(options.backend), options.disabled)
+        plan = replace(plan, pipeline=surroundings.parts)
     clock.start("write the bundle")
-    plan = write(output, plan, onnx_model, replace(mask, model=replace(mask.model, source=model.source)))
+    recorded = replace(mask, model=replace(mask.model, source=model.source))
+    plan = write(output, plan, onnx_model, recorded, surroundings)
     clock.start("pack the weights for this machine")
     prepare(output, options.target)
     return BuildReport(output, plan, clock.stop())
@@ -172,15 +185,21 @@ def compile_plan(
     )
 
 
-def write(output: Path, plan: Plan, onnx_model: ir.Model, mask: Mask) -> Plan:
-    """Write the bundle: engines cut out of ``onnx_model``, constants, plan, mask. Raises BundleError."""
-    return write_bundle(
-        output,
-        plan,
-        lambda directory: write_engines(onnx_model, plan.program.engines, plan.engine_files, directory),
-        mask.to_text(),
-        needed_bytes=weight_bytes(onnx_model),
-    )
+def write(
+    output: Path, plan: Plan, onnx_model: ir.Model, mask: Mask, surroundings: Surroundings | None = None
+) -> Plan:
+    """Write the bundle: engines cut out of ``onnx_model``, what surrounds them, constants, plan, mask. Raises
+    BundleError.
+    """
+    others = {} if surroundings is None else surroundings.graphs
+
+    def write_files(directory: Path) -> None:
+        write_engines(onnx_model, plan.program.engines, plan.engine_files, directory, others)
+        if surroundings is not None:
+            surroundings.write_tokenizer(directory)
+
+    needed = sum(weight_bytes(graph) for graph in (onnx_model, *others.values()))
+    return write_bundle(output, plan, write_files, mask.to_text(), needed_bytes=needed)
 
 
 def prepare(path: Path, target: Target) -> None:

@@ -23,31 +23,41 @@ def engine_files(engines: Iterable[Engine]) -> dict[str, str]:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all weights of the denoiser: what a bundle needs on disk, but for a few KB."""
+    """Bytes of all weights of a graph: what its engines need on disk, but for a few KB."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def write_engines(
-    model: ir.Model, engines: Iterable[Engine], files: Mapping[str, str], directory: Path
+    model: ir.Model,
+    engines: Iterable[Engine],
+    files: Mapping[str, str],
+    directory: Path,
+    others: Mapping[str, ir.Model] | None = None,
 ) -> None:
-    """Cut every engine out of ``model`` and write it. A weight that several engines use is stored once."""
-    parts = {engine.name: extract(model, engine.inputs, engine.outputs) for engine in engines}
+    """Cut every engine out of ``model`` and write it, and ``others``, whole graphs by their files, beside
+    them. A weight that several engines use is stored once.
+    """
+    parts = {files[engine.name]: extract(model, engine.inputs, engine.outputs) for engine in engines}
+    parts |= others or {}
     stored = _store_weights(parts.values(), directory)
-    for name, part in parts.items():
-        for weight, value in part.graph.initializers.items():
-            if weight in stored:
-                value.const_value = stored[weight]
+    for file, part in parts.items():
+        for value in part.graph.initializers.values():
+            if id(value.const_value) in stored:
+                value.const_value = stored[id(value.const_value)]
         _strip_metadata(part)
-        ir.save(part, directory / files[name])
+        ir.save(part, directory / file)
 
 
-def _store_weights(parts: Iterable[ir.Model], directory: Path) -> dict[str, ir.ExternalTensor]:
-    large: dict[str, ir.TensorProtocol] = {}
+def _store_weights(parts: Iterable[ir.Model], directory: Path) -> dict[int, ir.ExternalTensor]:
+    """By the identity of the tensors: engines of one graph share theirs, and other graphs have other tensors
+    of the same names.
+    """
+    large: dict[int, ir.TensorProtocol] = {}
     for part in parts:
-        for name, value in part.graph.initializers.items():
+        for value in part.graph.initializers.values():
             if value.const_value is not None and value.const_value.nbytes >= INLINE_BYTES:
-                large[name] = value.const_value
+                large[id(value.const_value)] = value.const_value
     external = ir.external_data.convert_tensors_to_external(list(large.values()), directory, WEIGHTS)
     return dict(zip(large, external, strict=True))
 

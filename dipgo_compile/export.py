@@ -1,4 +1,4 @@
-"""A denoiser as one ONNX graph whose nodes remember their module scopes.
+"""A denoiser, or another module, as one ONNX graph whose nodes remember their module scopes.
 
 Opset 23 keeps attention and group normalisation whole, which lets ONNX Runtime choose a kernel for each; the
 same graph is the dense baseline.
@@ -10,10 +10,12 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch import nn
 
 from dipgo_compile.errors import ModelError
 from dipgo_compile.models import Geometry
@@ -30,20 +32,30 @@ def export(model: Model, geometry: Geometry) -> ir.Model:
     """
     specs = model.inputs(geometry)
     inputs = example_inputs(specs)
+    arguments = {**inputs, "return_dict": False}
+    return trace("the denoiser", model.denoiser, arguments, list(inputs), OUTPUT, where=model.source)
+
+
+def trace(
+    what: str, module: nn.Module, arguments: Mapping[str, Any], inputs: list[str], output: str, *, where: str
+) -> ir.Model:
+    """The graph of a call ``module(**arguments)``, in which ``inputs`` name the tensors. ``what`` and
+    ``where`` are for messages. Raises ModelError when the module can't be traced.
+    """
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
-                model.denoiser,
-                kwargs={**inputs, "return_dict": False},
-                input_names=list(inputs),
-                output_names=[OUTPUT],
+                module,
+                kwargs=dict(arguments),
+                input_names=inputs,
+                output_names=[output],
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"the denoiser cannot be exported to ONNX: {reason}", where=model.source) from error
+        raise ModelError(f"{what} cannot be exported to ONNX: {reason}", where=where) from error
     assert program is not None
     return program.model
 

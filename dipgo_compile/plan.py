@@ -97,6 +97,12 @@ class PipelineParts:
     guidance_scale: float
     classes: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those of the parts, in the order in which they work."""
+        parts = (self.tokenizer, self.text_encoder, self.image_decoder)
+        return tuple(part.file for part in parts if part is not None)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -58,6 +58,12 @@ if TYPE_CHECKING:
     help="Classifier-free guidance: twice the work; its scale is chosen when an image is made.",
 )
 @click.option(
+    "--pipeline",
+    is_flag=True,
+    help="Put text encoder, tokenizer and image decoder into the bundle too: generate then needs neither the "
+    "model nor PyTorch.",
+)
+@click.option(
     "--fuse",
     type=click.Choice(["auto", "patterns", "atoms", "none"]),
     default="auto",
@@ -93,6 +99,7 @@ def build(
     dipgo-compile build --mask mask.json
     dipgo-compile build --mask mask.json -o small.dipgo --height 256 --width 256 --batch 4
     dipgo-compile build --mask mask.json --backend openvino --precision bf16
+    dipgo-compile build --mask mask.json --pipeline
     """
     from dipgo_compile.mask import Mask
 
@@ -113,6 +120,7 @@ def build(
             backend=options["backend"],
             fuse=options["fuse"],
             max_engines=options["max_engines"],
+            pipeline=options["pipeline"],
         )
         report = compile_mask(
             loaded,
@@ -134,6 +142,7 @@ def summary(report: BuildReport) -> dict[str, Any]:
         "bundle": str(report.path),
         "calls": {"total": len(plan.program.calls), "run": len(plan.program.calls_with_runs())},
         "engines": len(plan.program.engines),
+        "pipeline": None if plan.pipeline is None else list(plan.pipeline.files),
         "macs": dict(plan.macs),
         "arena_bytes": plan.memory.arena_bytes,
         "naive_bytes": plan.memory.naive_bytes,
@@ -150,6 +159,7 @@ def as_text(facts: dict[str, Any]) -> str:
     rows = (
         ("calls", f"{calls['run']} of {calls['total']} run the denoiser"),
         ("engines", str(facts["engines"])),
+        *((("pipeline", ", ".join(facts["pipeline"])),) if facts["pipeline"] else ()),
         ("MACs", f"{kept:.1%} of the unpruned model's: {1 / kept:.2f} times faster at best"),
         ("arena", f"{size(facts['arena_bytes'])}; {size(facts['naive_bytes'])} without sharing"),
         ("on disk", f"{size(facts['disk_bytes'])}; cache of this machine {size(facts['cache_bytes'])}"),

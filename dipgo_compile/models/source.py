@@ -90,8 +90,10 @@ def load(source: str, *, weights: bool = True) -> Model:
     return _from_pretrained(source, weights)
 
 
-def load_pipeline(source: str) -> Any:
-    """The whole diffusers pipeline in float32, quietly. Raises ModelError."""
+def load_pipeline(source: str, **components: Any) -> Any:
+    """The whole diffusers pipeline in float32, quietly. ``components``, by their names in it, are those that
+    needn't be loaded again. Raises ModelError.
+    """
     if source.startswith("random:"):
         raise ModelError(
             f"{source} has no text encoder and no image decoder",
@@ -101,7 +103,7 @@ def load_pipeline(source: str) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(source, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        pipeline: Any = DiffusionPipeline.from_pretrained(source, dtype=torch.float32, **components)  # type: ignore[no-untyped-call]
     except Exception as error:  # diffusers raises many kinds: OSError, ValueError, hub errors
         raise _unloadable(source, error) from error
     pipeline.set_progress_bar_config(disable=True)
