@@ -27,9 +27,11 @@ COMMANDS: Mapping[str, str] = {  # in the order in which one uses them
     "bench": "Time a bundle against the unpruned model.",
     "inspect": "Show what is in a bundle.",
     "generate": "Draw images with a bundle.",
+    "tokenize": "Turn a prompt into a bundle's token ids.",
 }
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
+    "text": ("tokenizers",),
     "build": ("diffusers", "jsonschema", "matplotlib", "onnx", "onnx_ir", "onnxscript", "PIL", "rich",
               "safetensors", "torch", "transformers"),
     "train": ("dipgo_trainer", "torchmetrics"),

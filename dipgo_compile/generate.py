@@ -1,23 +1,23 @@
-"""Images from a bundle: the pipeline's text encoder and image decoder around the runtime's denoising loop.
+"""Images from a bundle, with a diffusers pipeline around it: its text encoder and its image decoder.
 
 Noise is drawn as diffusers draws it, one generator an image, so a bundle of an all-ones mask gives the image
-that the pipeline gives for the same seed.
+that the pipeline gives for the same seed. A bundle that was built with its pipeline needs none of this:
+``Runtime.draw``.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 
-from dipgo_compile.errors import InputError, ModelError
+from dipgo_compile.drawing import Drawn, Job, class_ids, draw, images_together
+from dipgo_compile.errors import ModelError
 from dipgo_compile.mask import Mask
-from dipgo_compile.models import family_of
 from dipgo_compile.plan import Plan
+from dipgo_compile.program import Array
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE, Runtime
 
 if TYPE_CHECKING:
@@ -25,22 +25,24 @@ if TYPE_CHECKING:
 
 Conditions = Mapping[str, torch.Tensor]
 
-
-@dataclass(frozen=True)
-class Job:
-    """One image to draw. ``prompt`` is text, or a class of a class-conditional model, by name or number."""
-
-    prompt: str
-    seed: int
+__all__ = ["Drawn", "Job", "decode", "encode", "generate", "images_together", "trained_guidance_scale"]
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """An image, and the seconds that its share of the denoising loop took."""
+class DiffusersEnds:
+    """The ends of a diffusers pipeline, computed by PyTorch. See ``drawing.Ends``."""
 
-    job: Job
-    image: Image
-    seconds: float
+    def __init__(self, pipeline: Any, plan: Plan) -> None:
+        """Raises ModelError for a pipeline around another denoiser."""
+        check_pipeline(pipeline, plan)
+        self._pipeline, self._plan = pipeline, plan
+
+    def conditions(self, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
+        encoded = encode(self._pipeline, self._plan, prompts, negative_prompt)
+        return {name: value.numpy() for name, value in encoded.items()}
+
+    def decode(self, latents: Array) -> Array:
+        images = decode(self._pipeline, torch.from_numpy(latents))
+        return np.stack([np.asarray(image.convert("RGB")) for image in images])
 
 
 def generate(
@@ -59,44 +61,20 @@ def generate(
     unless given. ``callback`` gets the index of every denoiser call that computes anything. Raises
     InputError, ModelError.
     """
-    check_pipeline(pipeline, runtime.plan)
-    images = images_together(runtime.plan)
-    for start in range(0, len(jobs), images):
-        batch = list(jobs[start : start + images])
-        padded = batch + [batch[-1]] * (images - len(batch))
-        encoded = encode(pipeline, runtime.plan, [job.prompt for job in padded], negative_prompt)
-        conditions: dict[str, Any] = {name: value.numpy() for name, value in encoded.items()}
-        noise, *draws = draw_noise(runtime.plan, [job.seed for job in padded])
-        started = time.perf_counter()
-        latents = runtime.denoise(
-            noise.numpy(),
-            guidance_scale=guidance_scale,
-            draws=[draw.numpy() for draw in draws],
-            callback=callback,
-            **conditions,
-        )
-        seconds = (time.perf_counter() - started) / len(batch)
-        decoded = decode(pipeline, torch.from_numpy(latents))
-        for job, image in zip(batch, decoded[: len(batch)], strict=True):
-            yield Drawn(job, image, seconds)
+    return draw(
+        runtime,
+        DiffusersEnds(pipeline, runtime.plan),
+        jobs,
+        negative_prompt=negative_prompt,
+        guidance_scale=guidance_scale,
+        callback=callback,
+    )
 
 
 def trained_guidance_scale(mask: Mask) -> float:
     """The guidance scale that a mask was trained with, or 7.5."""
     scale = mask.provenance.get("guidance_scale")
     return float(scale) if isinstance(scale, int | float) else DEFAULT_GUIDANCE_SCALE
-
-
-def images_together(plan: Plan) -> int:
-    """How many images a bundle denoises together."""
-    return plan.program.specs[plan.interface.latents].shape[0]
-
-
-def draw_noise(plan: Plan, seeds: Sequence[int]) -> list[torch.Tensor]:
-    """The initial noise and the scheduler's draws, of unit variance, in a pipeline's order."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shapes = [plan.program.specs[name].shape for name in (plan.interface.latents, *plan.interface.draws)]
-    return [randn_tensor(shape, generator=generators, dtype=torch.float32) for shape in shapes]
 
 
 def encode(pipeline: Any, plan: Plan, prompts: Sequence[str], negative_prompt: str) -> Conditions:
@@ -152,15 +130,5 @@ def _text_embeddings(pipeline: Any, prompts: Sequence[str], negative_prompt: str
 
 
 def _class_labels(pipeline: Any, plan: Plan, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-    names: Mapping[str, int] = getattr(pipeline, "labels", None) or {}
-    nothing = family_of(plan.model["class"]).unconditional_classes(plan.model["config"])
-    assert nothing is not None  # a family with class labels has one
-    classes = []
-    for prompt in prompts:
-        label = int(prompt) if prompt.isdecimal() else names.get(prompt)
-        if label is None or label >= nothing:
-            raise InputError(
-                f"the model has no class {prompt!r}", available=(f"0 to {nothing - 1}", *sorted(names)[:20])
-            )
-        classes.append(label)
-    return {"cond": torch.tensor(classes), "uncond": torch.full((len(classes),), nothing)}
+    ids = class_ids(plan, getattr(pipeline, "labels", None) or {}, prompts)
+    return {half: torch.tensor(labels) for half, labels in ids.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Protocol
 
 
@@ -15,7 +16,12 @@ class Count(Protocol):
 
 @contextmanager
 def counter(description: str) -> Iterator[Count]:
-    """A bar that is told ``(done, total)``. It vanishes when done, and isn't shown where nobody looks."""
+    """A bar that is told ``(done, total)``. It vanishes when done, and isn't shown where nobody looks, or
+    where the package ``rich`` is missing: machines that only run bundles don't have it.
+    """
+    if find_spec("rich") is None:
+        yield lambda done, total, what=None: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -81,7 +81,7 @@ def image_noise(seed: int, shapes: Sequence[tuple[int, ...]]) -> list[Noise]:
     the scheduler's draws, in order. All shapes begin with the number of images; image ``i`` gets what a
     pipeline draws for the seed ``seed + i``.
     """
-    images = shapes[0][0]
+    images = shapes[0][0] if shapes else 0
     return seeded_noise([seed + index for index in range(images)], shapes)
 
 

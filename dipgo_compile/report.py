@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from dipgo_compile.bundle import WEIGHTS
+from dipgo_compile.pipeline_json import dump_pipeline
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import PROLOGUE, Combine, Run
 
@@ -30,6 +31,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "images": images,
         "latents": [height, width],
         "guidance": None if interface.guidance is None else list(interface.guidance),
+        "pipeline": None if plan.pipeline is None else dump_pipeline(plan.pipeline),
         "schedule": {key: plan.schedule[key] for key in ("class", "num_inference_steps")},
         "calls": {"total": len(program.calls), "run": len(program.calls_with_runs())},
         "prologue": [run.engine for run in program.runs() if run.call == PROLOGUE],
@@ -144,6 +146,7 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
     yield _line("model", f"{found['model']['source']} ({found['model']['class']})")
     yield _line("target", "{backend} on {provider}, {precision}".format(**found["target"]))
     yield _line("size", f"{_count(found['images'], 'image')} of {height} x {width} latents, {guidance}")
+    yield from _pipeline(found["pipeline"])
     yield _line("schedule", f"{schedule['class']}, {_count(schedule['num_inference_steps'], 'step')}")
     yield _line("calls", f"{calls['run']} of {calls['total']} denoiser calls run")
     counts = found["instructions"]
@@ -154,6 +157,22 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
     yield _line("arena", f"{found['arena_bytes']:,} bytes, {found['naive_bytes']:,} without sharing")
     yield _line("constants", f"{found['constants_bytes']:,} bytes")
     yield _line("weights", f"{found['weights_bytes']:,} bytes")
+
+
+def _pipeline(parts: dict[str, Any] | None) -> Iterator[str]:
+    """What surrounds the loop, where the bundle has it."""
+    if parts is None:
+        return
+    tokenizer, decoder = parts["tokenizer"], parts["image_decoder"]
+    if tokenizer is not None:
+        yield _line("prompts", f"{tokenizer['length']} tokens, {parts['text_encoder']['file']}")
+    elif "classes" in parts:
+        yield _line("prompts", f"{_count(len(parts['classes']), 'name')} of classes")
+    (pixels,) = decoder["outputs"]
+    _, height, width, _ = pixels["shape"]
+    yield _line(
+        "pixels", f"{height} x {width}, {decoder['file']}; guidance scale {parts['guidance_scale']:g}"
+    )
 
 
 def _timeline(plan: Plan, found: dict[str, Any]) -> Iterator[str]:

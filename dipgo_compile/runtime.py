@@ -1,9 +1,11 @@
-"""The public face of a bundle: load it once, then denoise as many images as you like, from any thread."""
+"""The public face of a bundle: load it once, then denoise or draw what you like, from any thread."""
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,8 +16,11 @@ import numpy.typing as npt
 from dipgo_compile.backends.base import Backend, LoadOptions
 from dipgo_compile.backends.registry import make_backend
 from dipgo_compile.bundle import Bundle, open_bundle
+from dipgo_compile.bundle_pipeline import BundlePipeline
+from dipgo_compile.drawing import Job, draw
 from dipgo_compile.errors import InputError
-from dipgo_compile.executor import Session, unit_noise
+from dipgo_compile.executor import Session
+from dipgo_compile.noise import SEEDS, Noise, image_noise
 from dipgo_compile.plan import Plan, Target
 from dipgo_compile.program import Array
 
@@ -28,10 +33,20 @@ DEFAULT_GUIDANCE_SCALE = 7.5
 class Runtime:
     """A loaded bundle. Threads may share it: each works in a session of its own, all use the same engines."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, options: LoadOptions | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        options: LoadOptions | None = None,
+        *,
+        pipeline_backend: Backend | None = None,
+    ) -> None:
+        """``pipeline_backend`` computes what surrounds the loop; by default the same as the loop."""
         self.bundle = bundle
         self._options = options or LoadOptions()
         self._engines = backend.open(bundle, self._options)
+        parts, around = bundle.plan.pipeline, pipeline_backend or backend
+        self._pipeline = None if parts is None else BundlePipeline(bundle, parts, around, self._options)
         self._local = threading.local()
         self._closed = False
 
@@ -58,7 +73,9 @@ class Runtime:
         bundle = open_bundle(path, verify=verify)
         built = bundle.plan.target
         target = Target(provider or built.provider, precision or built.precision, backend or built.backend)
-        return cls(bundle, make_backend(target), options)
+        made = make_backend(target)
+        exact = made if target.precision == "fp32" else make_backend(replace(target, precision="fp32"))
+        return cls(bundle, made, options, pipeline_backend=exact)
 
     @property
     def plan(self) -> Plan:
@@ -78,22 +95,25 @@ class Runtime:
         scaling.
 
         ``latents`` is the initial noise, of unit variance; ``draws`` the noise a stochastic scheduler adds.
-        What is not given is drawn from ``seed`` (None: anew each time). ``guidance_scale`` is 7.5 unless
+        What is not given is drawn from ``seed`` (None: anew each time), for image ``i`` from ``seed + i``, as
+        a diffusers pipeline draws it (``noise.py``). ``guidance_scale`` is 7.5 unless
         given; ``conditions`` are the denoiser's own keywords, such as ``encoder_hidden_states``, in the order
         ``plan.interface.guidance`` says. ``callback`` gets the index of every denoiser call that computes
         anything; an exception from it ends the image. Raises InputError for wrong names, shapes and dtypes.
         """
-        plan, generator = self.plan, np.random.default_rng(seed)
-        specs, interface = plan.program.specs, plan.interface
+        interface = self.plan.interface
         if guidance_scale is not None and interface.guidance is None:
             raise InputError(
                 "a guidance scale was given, but the bundle was built without guidance",
                 mend="build it with guidance, or leave the scale out",
             )
+        missing = [] if latents is not None else [interface.latents]
+        missing += [] if draws is not None else interface.draws
+        noise = iter(self._noise(missing, seed))
         if latents is None:
-            latents = unit_noise(specs[interface.latents].shape, generator)
+            latents = next(noise)
         if draws is None:
-            draws = [unit_noise(specs[name].shape, generator) for name in interface.draws]
+            draws = list(noise)
         return self._own_session().denoise(
             latents,
             conditions,
@@ -102,10 +122,68 @@ class Runtime:
             callback=callback,
         )
 
+    @property
+    def pipeline(self) -> BundlePipeline:
+        """What surrounds the denoising loop: tokenizer, text encoder and image decoder. Nothing is opened
+        before it is used. Raises InputError for a bundle that was built without them.
+        """
+        self._check_open()
+        if self._pipeline is None:
+            raise InputError(
+                "the bundle has the denoising loop alone: no text encoder and no image decoder",
+                where=self.bundle.path,
+                mend="build it with --pipeline, or bring your own and call Runtime.denoise",
+            )
+        return self._pipeline
+
+    def encode(self, input_ids: npt.ArrayLike) -> dict[str, Array]:
+        """Conditions for ``denoise`` from token ids: int64 (samples, length), under guidance both halves in
+        the order of ``plan.interface.guidance``. For bundles with their pipeline; raises InputError.
+        """
+        return self.pipeline.encode(input_ids)
+
+    def decode(self, latents: npt.ArrayLike) -> Array:
+        """The images of final latents: uint8 (images, height, width, 3), RGB. For bundles with their
+        pipeline; raises InputError.
+        """
+        return self.pipeline.decode(latents)
+
+    def draw(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        negative_prompt: str = "",
+        seed: int | None = None,
+        guidance_scale: float | None = None,
+        callback: Callable[[int], None] | None = None,
+    ) -> Array:
+        """An image of each prompt: uint8 (prompts, height, width, 3), RGB.
+
+        A prompt is text, or for class-conditional models a class by name or number. Any number of them will
+        do: they are drawn as many together as the bundle was built for. The noise of prompt ``i`` is drawn
+        from ``seed + i`` (None: anew each time). ``guidance_scale`` is the bundle's own unless given;
+        ``callback`` as in ``denoise``. For bundles with their pipeline; raises InputError.
+        """
+        first = secrets.randbelow(SEEDS) if seed is None else seed
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        jobs = [Job(prompt, first + index) for index, prompt in enumerate(texts)]
+        if not jobs:
+            raise InputError("there is nothing to draw", mend="pass a prompt")
+        if guidance_scale is None and self.plan.interface.guidance is not None:
+            guidance_scale = self.pipeline.parts.guidance_scale
+        drawn = draw(
+            self,
+            self.pipeline,
+            jobs,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance_scale,
+            callback=callback,
+        )
+        return np.stack([image.pixels for image in drawn])
+
     def session(self) -> Session:
         """A session with an arena of its own, over the shared engines. It serves one thread at a time."""
-        if self._closed:
-            raise InputError("this runtime is closed", where=self.bundle.path, mend="load the bundle again")
+        self._check_open()
         session = Session(self.plan, self._engines)
         if self._options.memory == "fast":
             session.warm_up()
@@ -123,6 +201,7 @@ class Runtime:
         """Let go of engines and arenas; sessions handed out stay usable. Closing twice is harmless."""
         self._closed = True
         self._engines = {}
+        self._pipeline = None
         self._local = threading.local()
 
     def __enter__(self) -> Runtime:
@@ -132,6 +211,15 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("this runtime is closed", where=self.bundle.path, mend="load the bundle again")
+
+    def _noise(self, names: Sequence[str], seed: int | None) -> list[Noise]:
+        """Noise for some of the program's inputs, in order."""
+        shapes = [self.plan.program.specs[name].shape for name in names]
+        return image_noise(secrets.randbelow(SEEDS) if seed is None else seed, shapes)
 
     def _own_session(self) -> Session:
         """This thread's session, so that a thread's second image finds its memory warm."""

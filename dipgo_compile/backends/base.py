@@ -76,9 +76,10 @@ class Backend(Protocol):
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         threads: int | None = None,
+        memory: str = "balanced",
     ) -> EngineSession:
-        """Load one ONNX file, alone in its process, with the options that a bundle's engines get. ``name`` is
-        for messages; ``inputs`` and ``outputs`` are all tensors of the graph, in the order of ``bind``.
-        Raises BackendError.
+        """Load one ONNX file, with the options that a lone engine gets; see ``LoadOptions`` for ``threads``
+        and ``memory``. ``name`` is for messages; ``inputs`` and ``outputs`` are all tensors of the graph, in
+        the order of ``bind``. Raises BackendError.
         """
         ...

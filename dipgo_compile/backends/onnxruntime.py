@@ -137,9 +137,10 @@ class OnnxRuntimeBackend:
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         threads: int | None = None,
+        memory: str = "balanced",
     ) -> EngineSession:
         """See ``Backend.open_file``."""
-        return self._session(name, file, inputs, outputs, session_options(threads))
+        return self._session(name, file, inputs, outputs, session_options(threads, memory=memory))
 
     def _session(
         self,

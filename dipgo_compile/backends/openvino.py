@@ -76,9 +76,11 @@ class OpenVinoBackend:
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         threads: int | None = None,
+        memory: str = "balanced",
     ) -> EngineSession:
         """See ``Backend.open_file``."""
-        return OpenVinoEngine(name, self._compile(name, file, threads), inputs, outputs)
+        compiled = self._compile(name, file, threads)
+        return OpenVinoEngine(name, compiled, inputs, outputs, release=memory == "low")
 
     def _compile(self, name: str, file: Path, threads: int | None) -> ov.CompiledModel:
         try:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dipgo_compile.backends.base import MEMORY_MODES
+from dipgo_compile.bundle import MASK
 from dipgo_compile.commands.result import Result, json_option
 from dipgo_compile.errors import InputError
 from dipgo_compile.progress import Steps
+
+if TYPE_CHECKING:
+    from dipgo_compile.drawing import Drawn, Ends, Job
+    from dipgo_compile.runtime import Runtime
 
 
 @click.command()
@@ -40,7 +45,11 @@ from dipgo_compile.progress import Steps
     show_default=True,
     help="low gives memory back as soon as it is read; fast fills it before the first image.",
 )
-@click.option("--model", help="The pipeline with text encoder and image decoder.  [default: the bundle's]")
+@click.option(
+    "--model",
+    help="A diffusers pipeline with text encoder and image decoder.  [default: the bundle's own parts, if it "
+    "was built with --pipeline; else the model it was built from]",
+)
 @click.option(
     "-o",
     "--output",
@@ -63,27 +72,26 @@ def generate(
 ) -> None:
     """Draw images with BUNDLE. The same seed gives the same noise as a diffusers pipeline draws.
 
+    A bundle that was built with --pipeline needs no PyTorch for it, and no other package than tokenizers.
+
     \b
     dipgo-compile generate mask.dipgo --prompt "a photo of a sneaker" --seed 7 -o sneaker.png
     dipgo-compile generate mask.dipgo --prompt "a dress" --prompt "a bag" --count 4
     """
+    from dipgo_compile.drawing import Job
     from dipgo_compile.runtime import Runtime
 
     check_output(output)
     with Steps() as steps:
         steps("load the bundle")
         runtime = Runtime.load(bundle, memory=memory)
-        steps("load the pipeline")
-        from dipgo_compile.generate import Job
-        from dipgo_compile.models.source import load_pipeline
-
-        pipeline = load_pipeline(model or runtime.plan.model["source"])
+        ends, scale = _ends(runtime, model, steps)
+    if options["guidance_scale"] is None and runtime.plan.interface.guidance is not None:
+        options["guidance_scale"] = scale
     jobs = [Job(prompt, seed + index) for prompt in prompts for index in range(count)]
     drawn = []
-    for path, made in zip(
-        file_names(output, len(jobs)), _draw(runtime, pipeline, jobs, **options), strict=True
-    ):
-        made.image.save(path)
+    for path, made in zip(file_names(output, len(jobs)), _draw(runtime, ends, jobs, **options), strict=True):
+        made.save(path)
         drawn.append(
             {
                 "file": str(path),
@@ -101,14 +109,13 @@ def generate(
 
 def check_output(output: Path) -> None:
     """Refuse a place that can't take a picture, before minutes are spent on it. Raises InputError."""
-    from PIL import Image
+    from dipgo_compile.drawing import PNG
 
-    formats = Image.registered_extensions()
-    if output.suffix.lower() not in formats:
+    if output.suffix.lower() != PNG and output.suffix.lower() not in _formats():
         raise InputError(
             f"no picture format goes by the ending {output.suffix!r}",
             where=output,
-            available=(".png", ".jpg"),
+            available=(PNG, ".jpg"),
         )
     if not output.parent.is_dir():
         raise InputError("the directory of the picture does not exist", where=output.parent, mend="create it")
@@ -121,14 +128,33 @@ def file_names(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{output.stem}-{index:03d}{output.suffix}") for index in range(count)]
 
 
-def _draw(runtime: Any, pipeline: Any, jobs: Sequence[Any], **options: Any) -> Iterator[Any]:
-    """The pictures, with a progress bar over the denoiser calls that compute anything."""
-    from dipgo_compile.generate import generate, images_together, trained_guidance_scale
-    from dipgo_compile.live import counter
-    from dipgo_compile.mask import Mask
+def _formats() -> Collection[str]:
+    """The endings that Pillow knows."""
+    from PIL import Image
 
-    if options["guidance_scale"] is None and runtime.plan.interface.guidance is not None:
-        options["guidance_scale"] = trained_guidance_scale(Mask.load(runtime.bundle.path / "mask.json"))
+    return Image.registered_extensions()
+
+
+def _ends(runtime: Runtime, model: str | None, steps: Steps) -> tuple[Ends, float]:
+    """What makes conditions and pixels, and the guidance scale to draw with unless told otherwise."""
+    parts = runtime.plan.pipeline
+    if parts is not None and model is None:
+        return runtime.pipeline, parts.guidance_scale
+    steps("load the pipeline")
+    from dipgo_compile.generate import DiffusersEnds, trained_guidance_scale
+    from dipgo_compile.mask import Mask
+    from dipgo_compile.models.source import load_pipeline
+
+    pipeline = load_pipeline(model or runtime.plan.model["source"])
+    scale = trained_guidance_scale(Mask.load(runtime.bundle.path / MASK))
+    return DiffusersEnds(pipeline, runtime.plan), scale
+
+
+def _draw(runtime: Runtime, ends: Ends, jobs: Sequence[Job], **options: Any) -> Iterator[Drawn]:
+    """The pictures, with a progress bar over the denoiser calls that compute anything."""
+    from dipgo_compile.drawing import draw, images_together
+    from dipgo_compile.live import counter
+
     batches = -(-len(jobs) // images_together(runtime.plan))
     calls = batches * len(runtime.plan.program.calls_with_runs())
     done = 0
@@ -139,4 +165,4 @@ def _draw(runtime: Any, pipeline: Any, jobs: Sequence[Any], **options: Any) -> I
             done += 1
             count(done, calls)
 
-        yield from generate(runtime, pipeline, jobs, callback=step, **options)
+        yield from draw(runtime, ends, jobs, callback=step, **options)

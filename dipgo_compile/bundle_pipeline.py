@@ -1,0 +1,91 @@
+"""The text encoder and the image decoder that a bundle brings, as engines beside those of its plan.
+
+They run once an image, in float32 whatever the plan's precision: rounding to 256 levels asks for more
+than the 8 bits of a bfloat16. Each is opened when it is first needed, so a program with a text encoder of its
+own never pays for the bundle's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dipgo_compile.backends.base import Backend, EngineSession, LoadOptions
+from dipgo_compile.bundle import Bundle
+from dipgo_compile.drawing import class_ids
+from dipgo_compile.errors import InputError
+from dipgo_compile.executor import checked
+from dipgo_compile.pipeline_json import INPUT_IDS, LATENTS, PIXELS
+from dipgo_compile.plan import Part, PipelineParts
+from dipgo_compile.program import Array
+from dipgo_compile.tokens import Ids, PromptTokenizer, halves
+
+
+class BundlePipeline:
+    """From prompts to conditions, and from latents to pixels. Threads may share it."""
+
+    def __init__(self, bundle: Bundle, parts: PipelineParts, backend: Backend, options: LoadOptions) -> None:
+        """``parts`` are those of the bundle's plan."""
+        self.parts = parts
+        self._bundle, self._backend, self._options = bundle, backend, options
+        self._opening = threading.Lock()
+        self._engines: dict[str, EngineSession] = {}
+        self._tokenizer: PromptTokenizer | None = None
+
+    def tokenize(self, prompts: Sequence[str], negative_prompt: str = "") -> Ids:
+        """The ids that ``encode`` takes, for one prompt an image. Raises what PromptTokenizer raises."""
+        with self._opening:
+            if self._tokenizer is None:
+                self._tokenizer = PromptTokenizer(self._bundle)
+        return self._tokenizer.input_ids(prompts, negative_prompt)
+
+    def encode(self, input_ids: npt.ArrayLike) -> dict[str, Array]:
+        """The denoiser's conditions by name, from token ids: int64 (samples, length), under guidance both
+        halves in the order of ``plan.interface.guidance``. Raises InputError, BackendError.
+        """
+        if self.parts.text_encoder is None:
+            raise InputError(
+                "the bundle has no text encoder: its condition is a class",
+                available=self._bundle.plan.interface.conditions,
+                mend="pass the numbers of classes to Runtime.denoise",
+            )
+        return self._run("text encoder", self.parts.text_encoder, {INPUT_IDS: input_ids})
+
+    def decode(self, latents: npt.ArrayLike) -> Array:
+        """The images of final latents, uint8 (images, height, width, 3), RGB. Raises InputError,
+        BackendError.
+        """
+        return self._run("image decoder", self.parts.image_decoder, {LATENTS: latents})[PIXELS]
+
+    def conditions(self, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
+        """For one prompt, or class, an image."""
+        if self.parts.text_encoder is not None:
+            return self.encode(self.tokenize(prompts, negative_prompt))
+        plan = self._bundle.plan
+        (name,) = plan.interface.conditions
+        ids = class_ids(plan, self.parts.classes, prompts)
+        return {name: np.concatenate([np.array(ids[half], np.int64) for half in halves(plan)])}
+
+    def _run(self, name: str, part: Part, given: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
+        inputs = [np.ascontiguousarray(checked(key, given[key], spec)) for key, spec in part.inputs.items()]
+        outputs: dict[str, Array] = {
+            key: np.empty(spec.shape, spec.dtype) for key, spec in part.outputs.items()
+        }
+        self._engine(name, part).bind(inputs, list(outputs.values()))()
+        return outputs
+
+    def _engine(self, name: str, part: Part) -> EngineSession:
+        with self._opening:
+            if name not in self._engines:
+                self._engines[name] = self._backend.open_file(
+                    name,
+                    self._bundle.path / part.file,
+                    tuple(part.inputs),
+                    tuple(part.outputs),
+                    self._options.threads,
+                    self._options.memory,
+                )
+            return self._engines[name]

@@ -1,0 +1,125 @@
+"""From prompts to images: the same way round whether PyTorch is at its ends or the bundle itself.
+
+The ends make conditions of prompts and pixels of latents; between them are the noise of a seed (``noise.py``)
+and the runtime's denoising loop. ``bundle_pipeline.py`` has the ends that a bundle brings, ``generate.py``
+those of a diffusers pipeline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dipgo_compile.errors import InputError
+from dipgo_compile.models import family_of
+from dipgo_compile.noise import seeded_noise
+from dipgo_compile.plan import Plan
+from dipgo_compile.png import write_png
+from dipgo_compile.program import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dipgo_compile.runtime import Runtime
+
+PNG = ".png"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to draw. ``prompt`` is text, or a class of a class-conditional model, by name or number."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """An image, uint8 (height, width, 3), RGB, and the seconds that its share of the denoising loop took."""
+
+    job: Job
+    pixels: Array
+    seconds: float
+
+    @property
+    def image(self) -> Image:
+        """As an image of Pillow, which must be installed."""
+        from PIL import Image
+
+        return Image.fromarray(self.pixels)
+
+    def save(self, path: str | Path) -> None:
+        """Write a picture; its format follows from the ending. All but PNG take Pillow."""
+        path = Path(path)
+        if path.suffix.lower() == PNG:
+            write_png(path, self.pixels)
+        else:
+            self.image.save(path)
+
+
+class Ends(Protocol):
+    """What is before the denoising loop, and after it."""
+
+    def conditions(self, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
+        """What ``Runtime.denoise`` takes, for one prompt an image, as many as are denoised together."""
+        ...
+
+    def decode(self, latents: Array) -> Array:
+        """Final latents to pixels, uint8 (images, height, width, 3), RGB."""
+        ...
+
+
+def draw(
+    runtime: Runtime,
+    ends: Ends,
+    jobs: Sequence[Job],
+    *,
+    negative_prompt: str = "",
+    guidance_scale: float | None = None,
+    callback: Callable[[int], None] | None = None,
+) -> Iterator[Drawn]:
+    """Draw the jobs, in order, as many together as the bundle was built for.
+
+    ``guidance_scale`` is ``Runtime.denoise``'s unless given. ``callback`` gets the index of every denoiser
+    call that computes anything. Raises InputError.
+    """
+    plan = runtime.plan
+    images = images_together(plan)
+    shapes = [plan.program.specs[name].shape for name in (plan.interface.latents, *plan.interface.draws)]
+    for start in range(0, len(jobs), images):
+        batch = list(jobs[start : start + images])
+        padded = batch + [batch[-1]] * (images - len(batch))
+        conditions: dict[str, Any] = {**ends.conditions([job.prompt for job in padded], negative_prompt)}
+        noise, *draws = seeded_noise([job.seed for job in padded], shapes)
+        started = time.perf_counter()
+        latents = runtime.denoise(
+            noise, guidance_scale=guidance_scale, draws=draws, callback=callback, **conditions
+        )
+        seconds = (time.perf_counter() - started) / len(batch)
+        for job, pixels in zip(batch, ends.decode(latents), strict=False):  # what fills up isn't asked for
+            yield Drawn(job, pixels, seconds)
+
+
+def images_together(plan: Plan) -> int:
+    """How many images a bundle denoises together."""
+    return plan.program.specs[plan.interface.latents].shape[0]
+
+
+def class_ids(plan: Plan, names: Mapping[str, int], prompts: Sequence[str]) -> dict[str, list[int]]:
+    """The classes that prompts name, or give by number, and as many of "no class", as the halves ``cond`` and
+    ``uncond``. Raises InputError for a class that the model doesn't have.
+    """
+    nothing = family_of(plan.model["class"]).unconditional_classes(plan.model["config"])
+    assert nothing is not None  # a family with class labels has one
+    chosen = []
+    for prompt in prompts:
+        label = int(prompt) if prompt.isdecimal() else names.get(prompt)
+        if label is None or label >= nothing:
+            raise InputError(
+                f"the model has no class {prompt!r}", available=(f"0 to {nothing - 1}", *sorted(names)[:20])
+            )
+        chosen.append(label)
+    return {"cond": chosen, "uncond": [nothing] * len(chosen)}
