@@ -14,7 +14,9 @@ mode ``low``, an engine gives its activations back after each run.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import openvino as ov
@@ -119,6 +121,7 @@ class OpenVinoEngine:
         self._inputs = _ports(name, "inputs", inputs, compiled.inputs)
         self._outputs = _ports(name, "outputs", outputs, compiled.outputs)
         self._unwanted: dict[int, ov.Tensor] = {}
+        self._turn = threading.Lock()  # no memory is given back while a request of another thread runs
 
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> Callable[[], None]:
         """See ``EngineSession.bind``. Read-only inputs, a plan's constants, are copied: OpenVINO shares
@@ -136,27 +139,24 @@ class OpenVinoEngine:
                 request.set_tensor(port, tensor)
         except RuntimeError as error:
             raise BackendError(f"the engine {self._name!r} cannot be bound: {_last_line(error)}") from error
-        release = self._compiled.release_memory if self._release else None
-        return _BoundRun(self._name, request, release, (*inputs, *outputs))
+        run = _BoundRun(self._name, request, (*inputs, *outputs))
+        return partial(self._run_and_release, run) if self._release else run
+
+    def _run_and_release(self, run: _BoundRun) -> None:
+        with self._turn:
+            run()
+            self._compiled.release_memory()
 
 
 class _BoundRun:
-    __slots__ = ("_keep", "_name", "_release", "_request")
+    __slots__ = ("_keep", "_name", "_request")
 
-    def __init__(
-        self,
-        name: str,
-        request: ov.InferRequest,
-        release: Callable[[], None] | None,
-        keep: tuple[Array | None, ...],
-    ) -> None:
-        self._name, self._request, self._release, self._keep = name, request, release, keep
+    def __init__(self, name: str, request: ov.InferRequest, keep: tuple[Array | None, ...]) -> None:
+        self._name, self._request, self._keep = name, request, keep
 
     def __call__(self) -> None:
         try:
             self._request.infer()
-            if self._release is not None:
-                self._release()
         except RuntimeError as error:
             raise BackendError(f"the engine {self._name!r} failed: {_last_line(error)}") from error
 
