@@ -87,6 +87,11 @@ def draw(
     call that computes anything. Raises InputError.
     """
     plan = runtime.plan
+    if negative_prompt and plan.interface.guidance is None:
+        raise InputError(
+            "a negative prompt was given, but the bundle was built without guidance",
+            mend="build it with guidance, or leave the negative prompt out",
+        )
     images = images_together(plan)
     shapes = [plan.program.specs[name].shape for name in (plan.interface.latents, *plan.interface.draws)]
     for start in range(0, len(jobs), images):

@@ -1,20 +1,21 @@
 """What surrounds a denoiser in its pipeline, exported beside it: text encoder, image decoder and tokenizer.
 
 The graphs do everything but sampling: the text encoder ends where the denoiser's condition begins, the image
-decoder begins with the final latents and ends with bytes. Whether the exported encoder says what the
-pipeline's own ``encode_prompt`` says is checked on a few prompts, because pipelines may do more than
-the three parts show.
+decoder begins with the final latents and ends with bytes. Whether tokenizer and text encoder say what the
+pipeline's own ``encode_prompt`` says is checked on a few prompts, because pipelines may do more than their
+parts show.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from dipgo_compile.errors import ModelError
@@ -30,7 +31,7 @@ PARTS: Mapping[tuple[str, ...], tuple[str, ...]] = {  # conditions: what the pip
     ("class_labels",): ("vae",),
 }
 PROMPTS = ("", "a photo of a dress", "Crème brûlée: 100% «ünïcode», 日本!", 40 * "far too long, ")
-TOLERANCE = 1e-4  # of embeddings around 1; the same module computes both, in batches of another size
+TOLERANCE = 1e-4  # of embeddings around 1, which the same module computes both times
 MEND = "build without --pipeline, and give generate the pipeline with --model"
 
 
@@ -49,8 +50,8 @@ class Surroundings:
 
 
 def load_surroundings(model: Model) -> Any:
-    """The diffusers pipeline around a denoiser that is loaded already. Raises ModelError for one without the
-    parts, before anything is exported.
+    """The diffusers pipeline around a denoiser that is loaded already. Raises ModelError for one that lacks a
+    part, or whose parts a bundle can't stand for, before anything is exported.
     """
     conditions = tuple(spec.name for spec in model.inputs(model.geometry(1)) if spec.role == "condition")
     if conditions not in PARTS:
@@ -72,30 +73,47 @@ def load_surroundings(model: Model) -> Any:
             available=there,
             mend="name a whole pipeline with --model, or build without --pipeline",
         )
-    return load_pipeline(model.source, **{name: model.denoiser for name in DENOISERS if name in index})
+    components = {name: model.denoiser for name in DENOISERS if name in index}
+    pipeline = load_pipeline(model.source, **components)
+    check_surroundings(pipeline, model.tokens)
+    return pipeline
+
+
+def check_surroundings(pipeline: Any, length: int) -> None:
+    """Raises ModelError where the pipeline does more than its parts show. ``length``: token ids of a prompt,
+    where it has a text encoder.
+    """
+    where = str(pipeline.name_or_path)
+    shifts = [key for key in ("shift_factor", "latents_mean") if pipeline.vae.config.get(key) is not None]
+    if shifts:
+        raise ModelError(f"the image decoder shifts its latents: {shifts[0]}", where=where, mend=MEND)
+    if getattr(pipeline, "text_encoder", None) is not None:
+        tokenizer = tokenizer_of(pipeline, length)
+        for prompt in PROMPTS:
+            _check_prompt(pipeline, tokenizer, prompt, length)
 
 
 def export_surroundings(pipeline: Any, plan: Plan, guidance_scale: float) -> Surroundings:
     """Export the parts for the sizes of a plan. Weights stay references to the pipeline's own memory. Raises
-    ModelError for parts that a bundle can't stand for.
+    ModelError for a part that can't be exported.
     """
     where, specs = str(pipeline.name_or_path), plan.program.specs
     decoder, image_decoder = _export_decoder(pipeline.vae, specs[plan.program.output], where)
-    graphs, text_encoder, tokenizer = {IMAGE_DECODER: decoder}, None, None
-    if plan.interface.conditions == ("encoder_hidden_states",):
-        (name,) = plan.interface.conditions
-        tokenizer = _tokenizer_file(pipeline.tokenizer, specs[name].shape[1], where)
-        graphs[TEXT_ENCODER], text_encoder = _export_encoder(pipeline, name, specs[name], where)
     parts = PipelineParts(
-        text_encoder=text_encoder,
+        text_encoder=None,
         image_decoder=image_decoder,
-        tokenizer=None
-        if text_encoder is None
-        else TokenizerFile(TOKENIZER, text_encoder.inputs[INPUT_IDS].shape[1]),
+        tokenizer=None,
         guidance_scale=guidance_scale,
         classes=dict(getattr(pipeline, "labels", None) or {}),
     )
-    return Surroundings(parts, graphs, tokenizer)
+    if getattr(pipeline, "text_encoder", None) is None:
+        return Surroundings(parts, {IMAGE_DECODER: decoder}, None)
+    (name,) = plan.interface.conditions
+    length = specs[name].shape[1]
+    encoder, text_encoder = _export_encoder(pipeline.text_encoder, name, specs[name], where)
+    parts = replace(parts, text_encoder=text_encoder, tokenizer=TokenizerFile(TOKENIZER, length))
+    graphs = {TEXT_ENCODER: encoder, IMAGE_DECODER: decoder}
+    return Surroundings(parts, graphs, tokenizer_of(pipeline, length).to_str())
 
 
 class TextEncoder(nn.Module):
@@ -136,75 +154,55 @@ def _model_index(source: str) -> Mapping[str, Any]:
     return index
 
 
-def _export_encoder(pipeline: Any, name: str, spec: TensorSpec, where: str) -> tuple[ir.Model, Part]:
-    module = TextEncoder(pipeline.text_encoder).eval()
-    _check_encoder(pipeline, module, spec, where)
-    ids = torch.zeros(spec.shape[:2], dtype=torch.int64)
-    graph = trace("the text encoder", module, {INPUT_IDS: ids}, [INPUT_IDS], name, where=where)
-    return graph, Part(TEXT_ENCODER, {INPUT_IDS: TensorSpec("int64", spec.shape[:2])}, {name: spec})
+def _check_prompt(pipeline: Any, tokenizer: Tokenizer, prompt: str, length: int) -> None:
+    """Ids and embeddings must be what the pipeline makes of the prompt."""
+    where, about = str(pipeline.name_or_path), f"does more with {prompt[:40]!r} than its"
+    plain = pipeline.tokenizer
+    ids = plain(prompt, padding="max_length", max_length=length, truncation=True).input_ids
+    if tokenizer.encode(prompt).ids != ids:
+        raise ModelError(f"the {type(plain).__name__} {about} file says", where=where, mend=MEND)
+    with torch.no_grad():
+        said = TextEncoder(pipeline.text_encoder)(torch.tensor([ids]))
+        wanted = pipeline.encode_prompt(
+            prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+        )[0]
+    if said.shape != wanted.shape or not torch.allclose(said, wanted, rtol=0, atol=TOLERANCE):
+        raise ModelError(f"the {type(pipeline).__name__} {about} text encoder says", where=where, mend=MEND)
 
 
-def _check_encoder(pipeline: Any, module: TextEncoder, spec: TensorSpec, where: str) -> None:
-    """The module must say what the pipeline says, of every prompt."""
-    for prompt in PROMPTS:
-        with torch.no_grad():
-            ids = torch.tensor(_ids(pipeline.tokenizer, prompt, spec.shape[1]))[None]
-            said = module(ids)
-            wanted = pipeline.encode_prompt(
-                prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
-            )[0]
-        if said.shape[1:] != spec.shape[1:] or not torch.allclose(said, wanted, rtol=0, atol=TOLERANCE):
-            raise ModelError(
-                f"the {type(pipeline).__name__} does more with {prompt[:40]!r} than its text encoder shows",
-                where=where,
-                mend=MEND,
-            )
+def _export_encoder(
+    text_encoder: nn.Module, name: str, spec: TensorSpec, where: str
+) -> tuple[ir.Model, Part]:
+    ids = TensorSpec("int64", spec.shape[:2])
+    given = {INPUT_IDS: torch.zeros(ids.shape, dtype=torch.int64)}
+    module = TextEncoder(text_encoder).eval()
+    graph = trace("the text encoder", module, given, [INPUT_IDS], name, where=where)
+    return graph, Part(TEXT_ENCODER, {INPUT_IDS: ids}, {name: spec})
 
 
-def _export_decoder(vae: Any, spec: TensorSpec, where: str) -> tuple[ir.Model, Part]:
-    shifts = [key for key in ("shift_factor", "latents_mean") if vae.config.get(key) is not None]
-    if shifts:
-        raise ModelError(f"the image decoder shifts its latents: {shifts[0]}", where=where, mend=MEND)
-    latents = torch.zeros(spec.shape)
-    module = ImageDecoder(vae).eval()
-    graph = trace("the image decoder", module, {LATENTS: latents}, [LATENTS], PIXELS, where=where)
+def _export_decoder(vae: nn.Module, spec: TensorSpec, where: str) -> tuple[ir.Model, Part]:
+    module, given = ImageDecoder(vae).eval(), {LATENTS: torch.zeros(spec.shape)}
+    graph = trace("the image decoder", module, given, [LATENTS], PIXELS, where=where)
     shape = graph.graph.outputs[0].shape
     assert shape is not None and shape.is_static()  # as all its inputs are
     return graph, Part(IMAGE_DECODER, {LATENTS: spec}, {PIXELS: TensorSpec("uint8", tuple(shape.numpy()))})
 
 
-def _tokenizer_file(tokenizer: Any, length: int, where: str) -> str:
-    """The tokenizer with its padding and cutting written down in it, as text. Raises ModelError for one that
-    the package ``tokenizers`` doesn't know.
+def tokenizer_of(pipeline: Any, length: int) -> Tokenizer:
+    """The pipeline's tokenizer with its cutting and padding to ``length`` ids written down in it. Raises
+    ModelError for one that the package ``tokenizers`` doesn't know.
     """
-    from tokenizers import Tokenizer
-
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    plain = pipeline.tokenizer
+    backend = getattr(plain, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise ModelError(
-            f"the {type(tokenizer).__name__} has no form that the package tokenizers reads",
-            where=where,
+            f"the {type(plain).__name__} has no form that the package tokenizers reads",
+            where=pipeline.name_or_path,
             mend=MEND,
         )
-    made = Tokenizer.from_str(backend.to_str())
+    made: Tokenizer = Tokenizer.from_str(backend.to_str())
     made.enable_truncation(length)
     made.enable_padding(
-        direction=tokenizer.padding_side,
-        length=length,
-        pad_id=tokenizer.pad_token_id,
-        pad_token=tokenizer.pad_token,
+        direction=plain.padding_side, length=length, pad_id=plain.pad_token_id, pad_token=plain.pad_token
     )
-    for prompt in PROMPTS:
-        if made.encode(prompt).ids != _ids(tokenizer, prompt, length):
-            raise ModelError(
-                f"the {type(tokenizer).__name__} does more with {prompt[:40]!r} than its file says",
-                where=where,
-                mend=MEND,
-            )
-    return str(made.to_str())
-
-
-def _ids(tokenizer: Any, prompt: str, length: int) -> list[int]:
-    """As pipelines call their tokenizers."""
-    ids: list[int] = tokenizer(prompt, padding="max_length", max_length=length, truncation=True).input_ids
-    return ids
+    return made

@@ -18,6 +18,8 @@ HEAVY = (
     "transformers",
     "jsonschema",
     "rich",
+    "tokenizers",
+    "PIL",
 )
 RUN_ONLY = tuple(name for name in HEAVY if name != "onnxruntime")
 
@@ -44,6 +46,7 @@ def command(*arguments: str) -> str:
         command("--version"),
         command("build", "--help"),
         command("generate", "--help"),
+        command("tokenize", "--help"),
     ],
 )
 def test_light(code: str) -> None:

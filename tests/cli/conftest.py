@@ -47,9 +47,9 @@ def mask_file(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def bundle(mask_file: Path) -> Path:
-    """A bundle of that mask, built as a user builds it: by the installed command, without options."""
+    """A bundle of that mask, built as a user builds it: by the installed command. It has its pipeline."""
     subprocess.run(
-        [sys.executable, "-m", "dipgo_compile.cli", "build", "--mask", mask_file],
+        [sys.executable, "-m", "dipgo_compile.cli", "build", "--mask", mask_file, "--pipeline"],
         cwd=mask_file.parent, check=True, capture_output=True,
     )  # fmt: skip
     return mask_file.with_suffix(".dipgo")

@@ -7,12 +7,27 @@ import pytest
 from cli_support import STEPS
 from click.testing import Result
 
+from dipgo_compile.bundle import WEIGHTS, open_bundle
 from dipgo_compile.commands.build import size
+from dipgo_compile.models.source import load_pipeline
 
 
 def test_default_name_is_the_masks(bundle: Path, mask_file: Path) -> None:
     assert bundle.name == f"{mask_file.stem}.dipgo"
     assert (bundle / "plan.json").is_file()
+
+
+def test_the_pipelines_weights_are_stored_once_and_shared(bundle: Path, repository: Path) -> None:
+    """In the same file as the denoiser's, and no more bytes than the three models' parameters have. A few of
+    the denoiser's are gone: what reads the timestep alone was computed when building.
+    """
+    plan = open_bundle(bundle).plan
+    assert plan.pipeline is not None and {*plan.pipeline.files, WEIGHTS} <= set(plan.files)
+    model = load_pipeline(str(repository / "models" / "tiny-sd"))
+    modules = (model.unet, model.text_encoder, model.vae.decoder, model.vae.post_quant_conv)
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    stored = plan.files[WEIGHTS].nbytes
+    assert 0.9 < stored / sum(4 * parameter.numel() for parameter in parameters) <= 1
 
 
 def test_summary(other_build: Result) -> None:

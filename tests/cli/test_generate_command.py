@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from cli_support import STEPS, Invoke
 from click.testing import Result
 from PIL import Image
 
-from dipgo_compile.errors import ModelError
+from dipgo_compile.errors import InputError, ModelError
 from dipgo_compile.generate import Job, encode, generate, trained_guidance_scale
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import load_pipeline
@@ -25,13 +28,22 @@ def pipeline(repository: Path) -> object:
     return load_pipeline(str(repository / "models" / "tiny-sd"))
 
 
+@pytest.mark.parametrize("model", [(), ("--model", "models/tiny-sd")], ids=["bundle", "pytorch"])
 def test_unpruned_image_is_that_of_diffusers(
-    bundle: Path, pipeline: object, tmp_path: Path, invoke: Invoke
+    bundle: Path,
+    pipeline: object,
+    tmp_path: Path,
+    invoke: Invoke,
+    model: tuple[str, ...],
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Whichever text encoder and image decoder are used."""
+    monkeypatch.chdir(repository)
     output = tmp_path / "image.png"
     result = invoke(
         "generate", bundle, "--prompt", PROMPT, "--negative-prompt", "a bag", "--seed", 5,
-        "--guidance-scale", 3, "-o", output,
+        "--guidance-scale", 3, "-o", output, *model,
     )  # fmt: skip
     assert result.exit_code == 0
     expected = pipeline(  # type: ignore[operator]
@@ -55,6 +67,53 @@ def test_several_images(bundle: Path, tmp_path: Path, invoke: Invoke) -> None:
     ]  # fmt: skip
     assert [Path(image["file"]).name for image in images] == [f"image-{index:03d}.png" for index in range(4)]
     assert len({Path(image["file"]).read_bytes() for image in images}) == 4
+
+
+ABSENT = (
+    "PIL", "accelerate", "diffusers", "jsonschema", "matplotlib", "onnx", "onnx_ir", "onnxscript", "openvino",
+    "rich", "safetensors", "torch", "transformers",
+)  # fmt: skip
+
+
+def test_a_bundle_with_its_pipeline_needs_no_pytorch(bundle: Path, tmp_path: Path, invoke: Invoke) -> None:
+    """Of the packages that building takes, none is there: the image is the same."""
+    drawn, expected = tmp_path / "drawn.png", tmp_path / "expected.png"
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({ABSENT!r}))"
+    call = f"from dipgo_compile.cli import main; main(['generate', {str(bundle)!r}, *sys.argv[1:]])"
+    options = ["--prompt", PROMPT, "--seed", "7", "-o"]
+    subprocess.run([sys.executable, "-c", f"{blocked}; {call}", *options, drawn], check=True)
+    assert invoke("generate", bundle, *options, expected).exit_code == 0
+    assert drawn.read_bytes() == expected.read_bytes()
+
+
+def test_other_formats_go_through_pillow(bundle: Path, tmp_path: Path, invoke: Invoke) -> None:
+    for name in ("image.png", "image.bmp"):
+        assert invoke("generate", bundle, "--prompt", PROMPT, "-o", tmp_path / name).exit_code == 0
+    with Image.open(tmp_path / "image.png") as png, Image.open(tmp_path / "image.bmp") as bmp:
+        assert bmp.format == "BMP"
+        np.testing.assert_array_equal(np.asarray(png), np.asarray(bmp))
+
+
+def test_tokens_are_those_of_the_pipeline(bundle: Path, pipeline: Any, invoke: Invoke) -> None:
+    arguments = ("tokenize", bundle, "--prompt", PROMPT, "--negative-prompt", "a bag")
+    expected = pipeline.tokenizer(["a bag", PROMPT], padding="max_length", truncation=True).input_ids
+    text = invoke(*arguments).stdout
+    assert [[int(token) for token in line.split()] for line in text.splitlines()] == expected
+    assert json.loads(invoke(*arguments, "--json").stdout) == {
+        "input_ids": expected, "halves": ["uncond", "cond"]
+    }  # fmt: skip
+
+
+def test_tokenize_wants_a_prompt_for_each_image(bundle: Path, invoke: Invoke) -> None:
+    result = invoke("tokenize", bundle, "--prompt", "a bag", "--prompt", PROMPT)
+    assert result.exit_code == InputError.exit_code
+    assert "2 prompts are not one for each of 1 images" in result.stderr
+
+
+def test_tokenize_says_how_to_get_a_tokenizer(other_build: Result, invoke: Invoke) -> None:
+    result = invoke("tokenize", json.loads(other_build.stdout)["bundle"], "--prompt", PROMPT)
+    assert result.exit_code == InputError.exit_code
+    assert "build it with --pipeline" in result.stderr
 
 
 def test_last_batch_is_filled_up(other_build: Result, pipeline: object) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,16 @@ from click.testing import CliRunner
 from dipgo_compile import report
 from dipgo_compile.commands.inspect import inspect
 from dipgo_compile.passes.plan_memory import plan_memory
-from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
+from dipgo_compile.plan import (
+    FileRecord,
+    Interface,
+    Part,
+    PassReport,
+    PipelineParts,
+    Plan,
+    Target,
+    TokenizerFile,
+)
 from dipgo_compile.profile import EngineTime
 from dipgo_compile.program import (
     Call,
@@ -77,6 +87,22 @@ def plan() -> Plan:
 
 def test_text_is_as_it_was(plan: Plan) -> None:
     assert report.as_text(plan) + "\n" == GOLDEN.read_text()
+
+
+def test_what_surrounds_the_loop_is_shown(plan: Plan) -> None:
+    ids, text = TensorSpec("int64", (2, 77)), TensorSpec("float32", (2, 77, 8))
+    encoder = Part("text_encoder.onnx", {"input_ids": ids}, {"text": text})
+    decoder = Part("image_decoder.onnx", {"latents": F32}, {"pixels": TensorSpec("uint8", (1, 64, 48, 3))})
+    parts = PipelineParts(encoder, decoder, TokenizerFile("tokenizer.json", 77), 7.5)
+    lines = report.as_text(replace(plan, pipeline=parts)).splitlines()
+    assert lines[3:5] == [
+        "prompts     77 tokens, text_encoder.onnx",
+        "pixels      64 x 48, image_decoder.onnx; guidance scale 7.5",
+    ]
+    named = PipelineParts(None, decoder, None, 4, classes={"dress": 3, "bag": 8})
+    assert report.as_text(replace(plan, pipeline=named)).splitlines()[3] == "prompts     2 names of classes"
+    assert report.facts(replace(plan, pipeline=named))["pipeline"]["classes"] == {"dress": 3, "bag": 8}
+    assert report.facts(plan)["pipeline"] is None
 
 
 def test_tensors_say_in_which_calls_they_are_alive(plan: Plan) -> None:

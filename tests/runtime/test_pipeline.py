@@ -51,6 +51,13 @@ def test_ids_lie_in_the_order_of_guidance(drawing_bundle: Path) -> None:
     assert ids.tolist() == [[2, 0, 0], RED_DRESS]
 
 
+def test_without_guidance_there_are_no_halves(drawing_bundle: Path) -> None:
+    bundle = open_bundle(drawing_bundle)
+    interface = replace(bundle.plan.interface, guidance=None)
+    tokenizer = PromptTokenizer(replace(bundle, plan=replace(bundle.plan, interface=interface)))
+    assert tokenizer.input_ids(["red dress"]).tolist() == [RED_DRESS]
+
+
 def test_long_prompts_are_cut_and_unknown_words_known_as_such(drawing_bundle: Path) -> None:
     tokenizer = PromptTokenizer(open_bundle(drawing_bundle))
     assert tokenizer(["a red red dress", "blue"]).tolist() == [[2, 3, 3], [1, 0, 0]]
@@ -117,7 +124,6 @@ def test_threads_share_it(drawing_bundle: Path) -> None:
 
 
 def test_openvino_draws_the_same(drawing_bundle: Path, drawing: Runtime) -> None:
-    """In bfloat16, the parts still compute in float32: decoding gives the same bytes."""
     latents = toy.image()["latents"]
     with Runtime.load(drawing_bundle, backend="openvino", precision="fp32", threads=1) as runtime:
         difference = runtime.draw("dress", seed=3).astype(int) - drawing.draw("dress", seed=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import toy
 import toy_pipeline
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dipgo_compile.errors import BundleError
 from dipgo_compile.plan import FileRecord, Plan
@@ -105,3 +108,32 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
     with pytest.raises(BundleError, match=message) as caught:
         reload(changed)
     assert caught.value.where is not None and caught.value.where.startswith("plan.json: pipeline")
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(data=st.data())
+def test_no_other_error_escapes(data: st.DataObject) -> None:
+    """Any value anywhere in the part: it is read, or a BundleError says why not."""
+    changed = document()
+    place: Any = changed
+    key: Any = "pipeline"
+    while True:
+        inner = place[key]
+        if not isinstance(inner, dict | list) or not inner or data.draw(st.integers(0, 4)) == 0:
+            break
+        place = inner
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    value = data.draw(JSON_VALUES)
+    place[key] = value
+    with contextlib.suppress(BundleError):
+        assert reload(changed).pipeline is not None
