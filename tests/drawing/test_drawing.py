@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DiTPipeline
 
+from dipgo_compile.bundle import open_bundle
 from dipgo_compile.drawing import Job
 from dipgo_compile.errors import InputError
 from dipgo_compile.generate import generate
@@ -35,6 +36,21 @@ def dit_runtime(dit_bundle: Path) -> Iterator[Runtime]:
 def through_diffusers(runtime: Runtime, source: Path, jobs: Sequence[Job], **options: object) -> np.ndarray:
     drawn = generate(runtime, load_pipeline(str(source)), jobs, **options)  # type: ignore[arg-type]
     return np.stack([np.asarray(image.image, dtype=np.int16) for image in drawn])
+
+
+def test_the_plan_says_what_the_parts_are(pruned_bundle: Path) -> None:
+    plan = open_bundle(pruned_bundle).plan
+    assert plan.pipeline is not None
+    assert set(plan.pipeline.files) == {"text_encoder.onnx", "image_decoder.onnx", "tokenizer.json"}
+    assert set(plan.pipeline.files) <= set(plan.files)
+    assert plan.pipeline.guidance_scale == 2.0  # the mask's
+    assert plan.pipeline.image_decoder.outputs["pixels"].shape == (2, 16, 16, 3)
+
+
+def test_a_class_conditional_pipeline_has_no_text_encoder(dit_bundle: Path) -> None:
+    parts = open_bundle(dit_bundle).plan.pipeline
+    assert parts is not None
+    assert (parts.text_encoder, parts.tokenizer, parts.files) == (None, None, ("image_decoder.onnx",))
 
 
 def test_a_pruned_image_is_that_of_pytorchs_ends(pruned: Runtime, stable_diffusion: Path) -> None:

@@ -13,26 +13,10 @@ import torch
 from torch import nn
 
 from dipgo_compile.build import BuildOptions, build
-from dipgo_compile.bundle import open_bundle
 from dipgo_compile.errors import ModelError
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import load, load_pipeline
 from dipgo_compile.surroundings import check_surroundings, load_surroundings
-
-
-def test_the_plan_says_what_the_parts_are(pruned_bundle: Path) -> None:
-    plan = open_bundle(pruned_bundle).plan
-    assert plan.pipeline is not None
-    assert set(plan.pipeline.files) == {"text_encoder.onnx", "image_decoder.onnx", "tokenizer.json"}
-    assert set(plan.pipeline.files) <= set(plan.files)
-    assert plan.pipeline.guidance_scale == 2.0  # the mask's
-    assert plan.pipeline.image_decoder.outputs["pixels"].shape == (2, 16, 16, 3)
-
-
-def test_a_class_conditional_pipeline_has_no_text_encoder(dit_bundle: Path) -> None:
-    parts = open_bundle(dit_bundle).plan.pipeline
-    assert parts is not None
-    assert (parts.text_encoder, parts.tokenizer, parts.files) == (None, None, ("image_decoder.onnx",))
 
 
 def test_the_denoiser_is_not_loaded_twice(stable_diffusion: Path) -> None:
