@@ -96,8 +96,8 @@ class Runtime:
 
         ``latents`` is the initial noise, of unit variance; ``draws`` the noise a stochastic scheduler adds.
         What is not given is drawn from ``seed`` (None: anew each time), for image ``i`` from ``seed + i``, as
-        a diffusers pipeline draws it (``noise.py``). ``guidance_scale`` is 7.5 unless
-        given; ``conditions`` are the denoiser's own keywords, such as ``encoder_hidden_states``, in the order
+        a diffusers pipeline draws it (``noise.py``). ``guidance_scale`` is 7.5 unless given; ``conditions``
+        are the denoiser's own keywords, such as ``encoder_hidden_states``, in the order that
         ``plan.interface.guidance`` says. ``callback`` gets the index of every denoiser call that computes
         anything; an exception from it ends the image. Raises InputError for wrong names, shapes and dtypes.
         """

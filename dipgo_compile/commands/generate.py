@@ -72,7 +72,8 @@ def generate(
 ) -> None:
     """Draw images with BUNDLE. The same seed gives the same noise as a diffusers pipeline draws.
 
-    A bundle that was built with --pipeline needs no PyTorch for it, and no other package than tokenizers.
+    With a bundle that was built with --pipeline, this takes neither PyTorch nor the model: only the package
+    tokenizers, besides those that run bundles.
 
     \b
     dipgo-compile generate mask.dipgo --prompt "a photo of a sneaker" --seed 7 -o sneaker.png
