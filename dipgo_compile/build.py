@@ -29,7 +29,7 @@ from dipgo_compile.program import PROLOGUE, BlockGraph, Program
 from dipgo_compile.reuse import check_residuals
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedule import Schedule, probe
-from dipgo_compile.surroundings import Surroundings, export_surroundings, load_surroundings
+from dipgo_compile.surroundings import Surroundings, export_surroundings, load_surroundings, model_index
 from dipgo_compile.verifier import verify_memory
 
 Progress = Callable[[str], None]
@@ -112,13 +112,14 @@ def build(
     """
     options = options or BuildOptions()
     clock = _Clock(progress)
+    index = model_index(source or mask.model.source) if options.pipeline else None
     if exported is None:
         clock.start("load the model")
         model = load(source or mask.model.source)
     else:
         model = exported.model
         _check_size(exported, options)
-    pipeline = load_surroundings(model) if options.pipeline else None
+    pipeline = None if index is None else load_surroundings(model, index)
     clock.start("check the mask")
     schedule = check(mask, model)
     if exported is None:

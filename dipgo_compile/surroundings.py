@@ -49,9 +49,27 @@ class Surroundings:
             (directory / TOKENIZER).write_text(self.tokenizer, encoding="utf-8")
 
 
-def load_surroundings(model: Model) -> Any:
-    """The diffusers pipeline around a denoiser that is loaded already. Raises ModelError for one that lacks a
-    part, or whose parts a bundle can't stand for, before anything is exported.
+def model_index(source: str) -> Mapping[str, Any]:
+    """What a pipeline consists of, by name. Raises ModelError where there is none, as for a denoiser
+    alone.
+    """
+    from diffusers import DiffusionPipeline
+
+    try:
+        index: Mapping[str, Any] = DiffusionPipeline.load_config(source)
+    except Exception as error:  # diffusers raises many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{source} is no pipeline, with a text encoder and an image decoder: {reason}",
+            mend="name a whole pipeline with --model, or build without --pipeline",
+        ) from error
+    return index
+
+
+def load_surroundings(model: Model, index: Mapping[str, Any]) -> Any:
+    """The diffusers pipeline around a denoiser that is loaded already; ``index`` is its ``model_index``.
+    Raises ModelError for one that lacks a part, or whose parts a bundle can't stand for, before anything is
+    exported.
     """
     conditions = tuple(spec.name for spec in model.inputs(model.geometry(1)) if spec.role == "condition")
     if conditions not in PARTS:
@@ -61,7 +79,6 @@ def load_surroundings(model: Model) -> Any:
             available=(", ".join(names) for names in PARTS),
             mend=MEND,
         )
-    index = _model_index(model.source)
     there = [
         name for name, entry in index.items() if isinstance(entry, list | tuple) and entry[0] is not None
     ]
@@ -139,19 +156,6 @@ class ImageDecoder(nn.Module):
         image = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
         levels: torch.Tensor = (image * 0.5 + 0.5).clamp(0, 1) * 255
         return levels.round().permute(0, 2, 3, 1).to(torch.uint8)
-
-
-def _model_index(source: str) -> Mapping[str, Any]:
-    from diffusers import DiffusionPipeline
-
-    try:
-        index: Mapping[str, Any] = DiffusionPipeline.load_config(source)
-    except Exception:  # diffusers raises many kinds; the denoiser itself could be loaded
-        raise ModelError(
-            f"{source} is a denoiser alone: it has no text encoder and no image decoder",
-            mend="name a whole pipeline with --model, or build without --pipeline",
-        ) from None
-    return index
 
 
 def _check_prompt(pipeline: Any, tokenizer: Tokenizer, prompt: str, length: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from torch import nn
 from dipgo_compile.build import BuildOptions, build
 from dipgo_compile.errors import ModelError
 from dipgo_compile.mask import Mask
+from dipgo_compile.models import Geometry, InputSpec
+from dipgo_compile.models.base import Config
 from dipgo_compile.models.source import load, load_pipeline
-from dipgo_compile.surroundings import check_surroundings, load_surroundings
+from dipgo_compile.surroundings import check_surroundings, load_surroundings, model_index
 
 
 def test_the_denoiser_is_not_loaded_twice(stable_diffusion: Path) -> None:
     model = load(str(stable_diffusion))
-    assert load_surroundings(model).unet is model.denoiser
+    assert load_surroundings(model, model_index(model.source)).unet is model.denoiser
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder", "tokenizer"])
@@ -31,30 +34,42 @@ def test_a_missing_part_is_named(stable_diffusion: Path, tmp_path: Path, part: s
     del index[part]
     (path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=f"the pipeline has no {part}") as caught:
-        load_surroundings(load(str(path), weights=False))
+        load_surroundings(load(str(path), weights=False), model_index(str(path)))
     assert "unet" in (caught.value.available or ())
     assert part not in (caught.value.available or ())
 
 
-def test_a_denoiser_alone_is_refused_before_it_is_exported(
-    pruned_mask: Mask, stable_diffusion: Path, tmp_path: Path
+@pytest.mark.parametrize("source", ["unet", "random:sd15"])
+def test_a_denoiser_alone_is_refused_before_it_is_loaded(
+    pruned_mask: Mask, stable_diffusion: Path, tmp_path: Path, source: str
 ) -> None:
     steps: list[str] = []
-    with pytest.raises(ModelError, match="is a denoiser alone") as caught:
+    with pytest.raises(ModelError, match=f"{source} is no pipeline") as caught:
         build(
             pruned_mask,
-            source=str(stable_diffusion / "unet"),
+            source=source if source.startswith("random:") else str(stable_diffusion / source),
             output=tmp_path / "b.dipgo",
             options=BuildOptions(pipeline=True),
             progress=steps.append,
         )
-    assert steps == ["load the model"]
+    assert steps == []
     assert "--model" in str(caught.value)
 
 
-def test_random_weights_have_no_pipeline() -> None:
-    with pytest.raises(ModelError, match="random:sd15 is a denoiser alone"):
-        load_surroundings(load("random:sd15", weights=False))
+def test_conditions_of_other_kinds_are_refused(stable_diffusion: Path) -> None:
+    """A denoiser that also reads the guidance scale, as those of latent consistency models do."""
+    model = load(str(stable_diffusion), weights=False)
+    inputs = model.inputs(model.geometry(1))
+    (text,) = (item for item in inputs if item.role == "condition")
+
+    class TwoConditions(type(model.family)):  # type: ignore[misc]
+        def inputs(self, config: Config, geometry: Geometry) -> tuple[InputSpec, ...]:
+            return (*inputs, replace(text, name="timestep_cond"))
+
+    odd = replace(model, family=TwoConditions())
+    with pytest.raises(ModelError, match="encoder_hidden_states, timestep_cond cannot be exported") as caught:
+        load_surroundings(odd, model_index(model.source))
+    assert caught.value.available == ("encoder_hidden_states", "class_labels")
 
 
 class Louder(nn.Module):
