@@ -32,6 +32,7 @@ PARTS: Mapping[tuple[str, ...], tuple[str, ...]] = {  # conditions: what the pip
 }
 PROMPTS = ("", "a photo of a dress", "Crème brûlée: 100% «ünïcode», 日本!", 40 * "far too long, ")
 TOLERANCE = 1e-4  # of embeddings around 1, which the same module computes both times
+WHOLE = "name a whole pipeline with --model, or build without --pipeline"
 MEND = "build without --pipeline, and give generate the pipeline with --model"
 
 
@@ -55,13 +56,14 @@ def model_index(source: str) -> Mapping[str, Any]:
     """
     from diffusers import DiffusionPipeline
 
+    if source.startswith("random:"):
+        raise ModelError(f"{source} is no pipeline, but random weights for a denoiser", mend=WHOLE)
     try:
         index: Mapping[str, Any] = DiffusionPipeline.load_config(source)
     except Exception as error:  # diffusers raises many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"{source} is no pipeline, with a text encoder and an image decoder: {reason}",
-            mend="name a whole pipeline with --model, or build without --pipeline",
+            f"{source} is no pipeline, with a text encoder and an image decoder: {reason}", mend=WHOLE
         ) from error
     return index
 
@@ -88,7 +90,7 @@ def load_surroundings(model: Model, index: Mapping[str, Any]) -> Any:
             f"the pipeline has no {' and no '.join(missing)}",
             where=f"{model.source}/model_index.json",
             available=there,
-            mend="name a whole pipeline with --model, or build without --pipeline",
+            mend=WHOLE,
         )
     components = {name: model.denoiser for name in DENOISERS if name in index}
     pipeline = load_pipeline(model.source, **components)
