@@ -22,6 +22,7 @@ from dipgo_compile.bench_worker import Worker
 from dipgo_compile.bundle import MASK, Bundle, open_bundle
 from dipgo_compile.errors import InputError
 from dipgo_compile.mask import Mask
+from dipgo_compile.models.reading import ONNX_CLASS
 from dipgo_compile.rows import ROWS, Job
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
 
@@ -32,12 +33,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """``versus``: the rows besides ``plan``. Two images of warm-up: ONNX Runtime's first two runs are slower,
+    """``versus``: the rows besides ``plan``; None: ``dense`` and, unless the denoiser is an ONNX file,
+    ``torch``. Two images of warm-up: ONNX Runtime's first two runs are slower,
     because its memory grows. ``threads`` of None: the physical cores. ``source``: the model's place, if
     not the bundle's. ``memory``: of the row ``plan``, see ``LoadOptions``.
     """
 
-    versus: tuple[str, ...] = ("dense", "torch")
+    versus: tuple[str, ...] | None = None
     repeats: int = 5
     warmup: int = 2
     threads: int | None = None
@@ -47,7 +49,7 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         others = [row for row in ROWS if row != "plan"]
-        for row in self.versus:
+        for row in self.versus or ():
             if row not in others:
                 raise InputError(f"there is no row {row!r} to compare with", available=others)
         if self.repeats < 1 or self.warmup < 0:
@@ -125,7 +127,8 @@ def bench(
 
     options = options or BenchOptions()
     bundle = open_bundle(path)
-    names = ("plan", *dict.fromkeys(options.versus))
+    usual = ("dense",) if bundle.plan.model["class"] == ONNX_CLASS else ("dense", "torch")
+    names = ("plan", *dict.fromkeys(usual if options.versus is None else options.versus))
     images = bundle.plan.program.specs[bundle.plan.interface.latents].shape[0]
     count = _Counter(len(names) * (1 + options.warmup + options.repeats), progress)
     with tempfile.TemporaryDirectory(prefix="dipgo-bench-") as workspace:

@@ -13,12 +13,13 @@ from dipgo_compile.backends.registry import check_target, make_backend
 from dipgo_compile.bundle import open_bundle, write_bundle
 from dipgo_compile.engines import engine_files, weight_bytes, write_engines
 from dipgo_compile.errors import BackendError, InputError, MaskError
-from dipgo_compile.export import export
 from dipgo_compile.generate import trained_guidance_scale
-from dipgo_compile.macs import count_macs
 from dipgo_compile.mask import Mask
-from dipgo_compile.models import Geometry
-from dipgo_compile.models.source import Model, executed_scopes, load
+from dipgo_compile.models import Denoiser, Geometry
+from dipgo_compile.models.opening import open_masked
+from dipgo_compile.models.reading import Reading, is_onnx
+from dipgo_compile.models.source import Model
+from dipgo_compile.noise_level import as_read
 from dipgo_compile.partition import partition
 from dipgo_compile.passes.fuse import MAX_ENGINES
 from dipgo_compile.passes.plan_memory import plan_memory
@@ -26,7 +27,6 @@ from dipgo_compile.passes.unroll import LATENTS, Guidance, is_draw
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.plan import Interface, Plan, Target
 from dipgo_compile.program import PROLOGUE, BlockGraph, Program
-from dipgo_compile.reuse import check_residuals
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedule import Schedule, probe
 from dipgo_compile.surroundings import Surroundings, export_surroundings, load_surroundings, model_index
@@ -39,8 +39,9 @@ Progress = Callable[[str], None]
 class BuildOptions:
     """What a bundle is compiled for.
 
-    ``images`` are denoised together; ``height`` and ``width`` are pixels (None: the model's own size). With
-    ``guidance`` the denoiser runs on twice as many samples, and the guidance scale stays a run-time number.
+    ``images`` are denoised together; ``height`` and ``width`` are pixels, those of an ONNX file the latents'
+    (None: the model's own size). With ``guidance`` the denoiser runs on twice as many samples, and the
+    guidance scale stays a run-time number; None: where the model knows the order of the two halves.
     ``fuse`` and ``max_engines`` say how runs become engines (``passes/fuse.py``). ``disabled`` names
     passes and rewrites to leave out, for bisecting a wrong result. ``provider``, ``precision`` and
     ``backend`` make the target: see ``backends/registry.py``, whose BackendError refuses what no backend
@@ -51,7 +52,7 @@ class BuildOptions:
     images: int = 1
     height: int | None = None
     width: int | None = None
-    guidance: bool = True
+    guidance: bool | None = None
     fuse: str = "auto"
     max_engines: int = MAX_ENGINES
     disabled: tuple[str, ...] = ()
@@ -74,15 +75,15 @@ class Exported:
     one model can share it. ``onnx`` is as the exporter gave it.
     """
 
-    model: Model
+    model: Denoiser
     geometry: Geometry
     onnx: ir.Model
 
     @classmethod
-    def of(cls, model: Model, options: BuildOptions) -> Exported:
+    def of(cls, model: Denoiser, options: BuildOptions) -> Exported:
         """Export ``model`` at the size and batch of ``options``. Raises ModelError, InputError."""
         geometry = _geometry(model, options)
-        return cls(model, geometry, export(model, geometry))
+        return cls(model, geometry, model.graph(geometry))
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,13 @@ def build(
     mask: Mask,
     *,
     source: str | None = None,
+    model: Denoiser | None = None,
     output: Path,
     options: BuildOptions | None = None,
     exported: Exported | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Compile ``mask`` for its model (or for ``source``) into the bundle ``output``.
+    """Compile ``mask`` for its model (or for ``source``, or an opened ``model``) into the bundle ``output``.
 
     ``exported`` is the model's graph for these options, from an earlier build; without it, the model is
     loaded and exported. ``progress`` is told the name of every step as it begins. Raises a DipgoError: the
@@ -112,14 +114,18 @@ def build(
     """
     options = options or BuildOptions()
     clock = _Clock(progress)
-    index = model_index(source or mask.model.source) if options.pipeline else None
-    if exported is None:
-        clock.start("load the model")
-        model = load(source or mask.model.source)
-    else:
+    if exported is not None:
         model = exported.model
         _check_size(exported, options)
-    pipeline = None if index is None else load_surroundings(model, index)
+    place = source or mask.model.source if model is None else model.source
+    index = model_index(place) if options.pipeline else None
+    if model is None:
+        clock.start("load the model")
+        model = open_masked(mask, source, reading=_sizes(place, options))
+    pipeline = None
+    if index is not None:
+        assert isinstance(model, Model)  # an ONNX file has no index
+        pipeline = load_surroundings(model, index)
     clock.start("check the mask")
     schedule = check(mask, model)
     if exported is None:
@@ -146,7 +152,7 @@ def build(
 
 
 def compile_plan(
-    model: Model,
+    model: Denoiser,
     geometry: Geometry,
     onnx_model: ir.Model,
     mask: Mask,
@@ -158,7 +164,7 @@ def compile_plan(
     Raises GraphError, CompileError.
     """
     graph = partition(onnx_model, mask.blocks, model.inputs(geometry))
-    guidance = Guidance(model.family.guidance_order) if options.guidance else None
+    guidance = guidance_of(model, options)
     program, passes = compile_program(
         onnx_model,
         graph,
@@ -171,7 +177,7 @@ def compile_plan(
     )
     memory = plan_memory(program)
     verify_memory(program, memory)
-    macs = count_macs(model, geometry, mask.blocks, mask.reuse)
+    macs = model.macs(geometry, mask.blocks, mask.reuse)
     return Plan(
         program=program,
         memory=memory,
@@ -214,11 +220,31 @@ def prepare(path: Path, target: Target) -> None:
     backend.prepare(open_bundle(path, verify=False))
 
 
-def check(mask: Mask, model: Model) -> Schedule:
-    """The schedule of a mask that fits the model. Raises MaskError, ScheduleError."""
-    mask.check_against(model, executed_scopes(model))
+def _sizes(source: str, options: BuildOptions) -> Reading | None:
+    """What the options say of an ONNX file's free dimensions."""
+    told = {"height": options.height, "width": options.width}
+    return Reading(dims={name: size for name, size in told.items() if size}) if is_onnx(source) else None
+
+
+def guidance_of(model: Denoiser, options: BuildOptions) -> Guidance | None:
+    """How the guided batch lies; None without guidance. Raises InputError where nobody knows the order."""
+    order = model.guidance_order
+    if options.guidance and order is None:
+        raise InputError(
+            "the order of the guided batch's halves is unknown: an ONNX file doesn't tell",
+            where=model.source,
+            mend="state it as --guidance-order uncond,cond (Stable Diffusion's) or cond,uncond (DiT's)",
+        )
+    return Guidance(order) if order is not None and options.guidance is not False else None
+
+
+def check(mask: Mask, model: Denoiser) -> Schedule:
+    """The schedule of a mask that fits the model, with what the denoiser reads as timesteps. Raises
+    MaskError, ScheduleError.
+    """
+    mask.check_against(model, model.scopes)
     if mask.reuse == "residual":
-        check_residuals(model, mask.blocks)
+        model.check_residuals(mask.blocks)
     reference = mask.scheduler
     schedule = probe(reference.class_name, reference.config, reference.num_inference_steps)
     if schedule.timesteps != reference.timesteps:
@@ -229,11 +255,13 @@ def check(mask: Mask, model: Model) -> Schedule:
             available=[f"{timestep:.10g}" for timestep in schedule.timesteps],
             mend="give one row per denoiser call: PLMS makes one call more than steps",
         )
-    return schedule
+    timestep = next(spec.spec for spec in model.inputs(model.geometry()) if spec.role == "timestep")
+    return as_read(schedule, reference.config, model.timestep_kind, timestep)
 
 
-def _geometry(model: Model, options: BuildOptions) -> Geometry:
-    return model.geometry(options.images * (2 if options.guidance else 1), options.height, options.width)
+def _geometry(model: Denoiser, options: BuildOptions) -> Geometry:
+    samples = 1 if guidance_of(model, options) is None else 2
+    return model.geometry(options.images * samples, options.height, options.width)
 
 
 def _check_size(exported: Exported, options: BuildOptions) -> None:
@@ -245,20 +273,18 @@ def _check_size(exported: Exported, options: BuildOptions) -> None:
         )
 
 
-def _engine_macs(program: Program, model: Model, geometry: Geometry) -> dict[str, int]:
+def _engine_macs(program: Program, model: Denoiser, geometry: Geometry) -> dict[str, int]:
     """MACs of one run for one sample, by engine. Glue is counted where it is named after its module; the
     prologue's part is still in the blocks that it was taken from.
     """
-    modules = {name for name, _ in model.denoiser.named_modules()}
     calls = {run.engine for run in program.runs() if run.call != PROLOGUE}
     engines = [engine for engine in program.engines if engine.name in calls]
-    counted = count_macs(
-        model, geometry, modules.intersection(block for engine in engines for block in engine.blocks)
-    )
+    blocks = {block for engine in engines for block in engine.blocks}
+    counted = model.macs(geometry, blocks.intersection(model.scopes))
     return {engine.name: sum(counted.by_scope.get(block, 0) for block in engine.blocks) for engine in engines}
 
 
-def _model_fields(model: Model) -> dict[str, object]:
+def _model_fields(model: Denoiser) -> dict[str, object]:
     return {
         "source": model.source,
         "class": model.class_name,

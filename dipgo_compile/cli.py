@@ -21,9 +21,10 @@ from dipgo_compile.errors import DipgoError
 
 COMMANDS: Mapping[str, str] = {  # in the order in which one uses them
     "train": "Learn a mask for a model.",
+    "blocks": "List what could serve as blocks of a mask.",
     "mask": "Import, make and show masks.",
     "build": "Compile a mask into a bundle.",
-    "verify": "Compare a bundle with PyTorch, call by call.",
+    "verify": "Compare a bundle with its model, call by call.",
     "bench": "Time a bundle against the unpruned model.",
     "inspect": "Show what is in a bundle.",
     "generate": "Draw images with a bundle.",

@@ -1,15 +1,18 @@
 """A compiled plan against the PyTorch SuperNet, which is the definition of correct.
 
-Two comparisons. *Hosted*: the SuperNet drives the loop, and at every denoiser call the plan is asked for its
+Of an ONNX file there is no SuperNet; ``onnx_reference.py`` takes its place, which runs the file itself.
+
+Two comparisons. *Hosted*: the reference drives the loop, and at every denoiser call the plan is asked for its
 noise prediction on exactly the same sample, so the first call that disagrees is the one at fault. *Whole*:
 the plan denoises by itself, schedule and guidance included, and its final latents are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,14 +26,18 @@ from dipgo_compile.comparison import (
     max_abs_diff,
     relative_l2,
 )
-from dipgo_compile.errors import ModelError
 from dipgo_compile.example import Example, example_inputs
 from dipgo_compile.mask import Mask
-from dipgo_compile.models.source import Model, load
+from dipgo_compile.models import Denoiser
+from dipgo_compile.models.opening import open_built
+from dipgo_compile.noise_level import as_read
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE, Runtime
 from dipgo_compile.schedule import probe
+
+if TYPE_CHECKING:
+    from dipgo_trainer.chain import Predict
 
 Progress = Callable[[int, int], None]
 """Told how many denoiser calls are done, of how many."""
@@ -48,7 +55,7 @@ def compare(
     precision: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the bundle at ``path`` with the SuperNet of its model (or of ``source``) under its own mask.
+    """Compare the bundle at ``path`` with its model (or with ``source``) under its own mask.
 
     Noise and conditions are drawn from ``seed``; with ``prompt`` the pipeline's text encoder makes the
     conditions. ``precision`` overrides the one that the plan computes in, and chooses the default tolerance:
@@ -56,11 +63,10 @@ def compare(
     DipgoErrors for what can't be loaded; a disagreement is in the result, see ``Comparison.check``.
     """
     from dipgo_trainer.chain import denoise, drawn, scheduler_of
-    from dipgo_trainer.supernet import SuperNet
 
     with Runtime.load(path, threads=threads, precision=precision) as runtime:
         plan, mask = runtime.plan, Mask.load(Path(path) / MASK)
-        model = _load_reference(plan, source or plan.model["source"])
+        model = open_built(plan, source)
         scale = None if plan.interface.guidance is None else guidance_scale
         inputs = example_inputs(plan, seed)
         if prompt is not None:
@@ -71,8 +77,7 @@ def compare(
         found: list[CallDifference] = []
 
         def predict(call: int, given: dict[str, torch.Tensor]) -> torch.Tensor:
-            net.set_row(mask.keep[call])
-            expected: torch.Tensor = model.denoiser(**given, return_dict=False)[0]
+            expected = oracle(call, given)
             actual = hosted(**given).sample
             difference = max_abs_diff(actual.numpy(), expected.numpy())
             found.append(CallDifference(call, mask.scheduler.timesteps[call], call in computing, difference))
@@ -84,11 +89,17 @@ def compare(
         noise = _all_draws(mask, plan, inputs)
         with (
             torch.no_grad(),
-            SuperNet(model.denoiser, mask.blocks, mask.reuse) as net,
+            _oracle(model, mask, threads) as oracle,
             drawn(scheduler, noise),
         ):
             reference = denoise(
-                model, scheduler, predict, torch.from_numpy(inputs.latents), conditions, scale
+                model,
+                scheduler,
+                predict,
+                torch.from_numpy(inputs.latents),
+                conditions,
+                scale,
+                timesteps=_timesteps(model, mask),
             )
         actual = runtime.session().denoise(
             inputs.latents,
@@ -108,15 +119,37 @@ def compare(
     )
 
 
-def _load_reference(plan: Plan, source: str) -> Model:
-    model = load(source)
-    if model.config_sha256 != plan.model["config_sha256"]:
-        raise ModelError(
-            f"{source} is not the architecture that the bundle was built for",
-            where="model.config_sha256",
-            mend="pass the model it was built from, or build the bundle again",
-        )
-    return model
+@contextmanager
+def _oracle(model: Denoiser, mask: Mask, threads: int | None) -> Iterator[Predict]:
+    """The definition of correct: answers the calls in order, each as its row of the mask says."""
+    from dipgo_trainer.supernet import SuperNet
+
+    from dipgo_compile.models.onnx_file import OnnxModel
+    from dipgo_compile.models.source import Model
+
+    if isinstance(model, OnnxModel):
+        from dipgo_compile.onnx_reference import OnnxReference
+
+        with OnnxReference(model, mask, threads) as reference:
+            yield reference
+        return
+    assert isinstance(model, Model)
+    with SuperNet(model.denoiser, mask.blocks, mask.reuse) as net:
+
+        def predict(call: int, given: dict[str, torch.Tensor]) -> torch.Tensor:
+            net.set_row(mask.keep[call])
+            answer: torch.Tensor = model.denoiser(**given, return_dict=False)[0]
+            return answer
+
+        yield predict
+
+
+def _timesteps(model: Denoiser, mask: Mask) -> tuple[float, ...]:
+    """What the denoiser reads at each call."""
+    scheduler = mask.scheduler
+    schedule = probe(scheduler.class_name, scheduler.config, scheduler.num_inference_steps)
+    timestep = next(spec.spec for spec in model.inputs(model.geometry()) if spec.role == "timestep")
+    return as_read(schedule, scheduler.config, model.timestep_kind, timestep).timesteps
 
 
 def _all_draws(mask: Mask, plan: Plan, inputs: Example) -> list[torch.Tensor]:
@@ -130,7 +163,7 @@ def _all_draws(mask: Mask, plan: Plan, inputs: Example) -> list[torch.Tensor]:
     return [torch.from_numpy(given.get(index, unread)) for index in range(schedule.noise_draws)]
 
 
-def _encode(plan: Plan, model: Model, prompt: str) -> dict[str, Array]:
+def _encode(plan: Plan, model: Denoiser, prompt: str) -> dict[str, Array]:
     """The prompt (or the class) for every image of the batch."""
     from dipgo_compile.generate import encode, images_together
     from dipgo_compile.models.source import load_pipeline

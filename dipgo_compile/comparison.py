@@ -77,7 +77,7 @@ class Comparison:
         if self.failed_calls:
             first = self.failed_calls[0]
             raise ParityError(
-                f"{len(self.failed_calls)} of {len(self.calls)} noise predictions differ from the SuperNet's "
+                f"{len(self.failed_calls)} of {len(self.calls)} noise predictions differ from the reference "
                 f"by more than {self.tolerance.noise_pred:g}, first that of call {first.call}: "
                 f"{first.max_abs_diff:.3g}",
                 where=self.bundle,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,11 +16,20 @@ from dipgo_compile.subgraph import extract
 INLINE_BYTES = (
     1024  # smaller tensors (shapes, scalars, biases) stay in the ONNX file, where ONNX Runtime can fold them
 )
+PUNCTUATION = re.compile(r"[^\w.-]", re.ASCII)  # names of tensors, after which blocks may be named, have any
 
 
 def engine_files(engines: Iterable[Engine]) -> dict[str, str]:
-    """The file of each engine. Engines of one block are named after it."""
-    return {engine.name: f"{engine.name.replace('#', '_')}.onnx" for engine in engines}
+    """The file of each engine, a plain name. Engines of one block are named after it."""
+    files: dict[str, str] = {}
+    taken: set[str] = set()
+    for engine in engines:
+        stem = file = PUNCTUATION.sub("_", engine.name).lstrip(".")
+        while file in taken:
+            file = f"{stem}_{len(taken)}"
+        taken.add(file)
+        files[engine.name] = f"{file}.onnx"
+    return files
 
 
 def weight_bytes(model: ir.Model) -> int:

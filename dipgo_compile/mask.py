@@ -31,11 +31,15 @@ REUSES: tuple[str, ...] = get_args(Reuse)
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """The model a mask was made for: where it came from, its denoiser's class and its architecture."""
+    """The model a mask was made for: where it came from, its denoiser's class and its architecture.
+
+    ``onnx``: how to read an ONNX file (``models/reading.py``); empty for other models.
+    """
 
     source: str
     class_name: str
     config_sha256: str
+    onnx: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ class Mask:
         checks.check_document(document, FORMAT, VERSION)
         model, scheduler = document["model"], document["scheduler"]
         return cls(
-            model=ModelRef(model["source"], model["class"], model["config_sha256"]),
+            model=ModelRef(model["source"], model["class"], model["config_sha256"], model.get("onnx", {})),
             scheduler=SchedulerRef(
                 scheduler["class"],
                 scheduler["config"],
@@ -138,6 +142,7 @@ class Mask:
                 "source": self.model.source,
                 "class": self.model.class_name,
                 "config_sha256": self.model.config_sha256,
+                **({"onnx": dict(self.model.onnx)} if self.model.onnx else {}),
             },
             "scheduler": {
                 "class": self.scheduler.class_name,

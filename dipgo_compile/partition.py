@@ -33,7 +33,7 @@ def partition(model: ir.Model, scopes: Collection[str], inputs: Sequence[InputSp
     roles: dict[str, list[str]] = {"sample": [], "timestep": [], "condition": []}
     for spec in inputs:
         roles[spec.role].append(spec.name)
-    varying = _varying(graph, roles["sample"][0])
+    varying = varying_values(graph, roles["sample"][0])
     owner = _owners(graph, set(scopes), varying)
     order = _block_order(graph, owner)
     pieces = _pieces(graph, owner, order)
@@ -56,7 +56,7 @@ def node_scopes(node: ir.Node) -> list[str]:
     return scopes
 
 
-def _varying(graph: ir.Graph, sample: str) -> set[ir.Value]:
+def varying_values(graph: ir.Graph, sample: str) -> set[ir.Value]:
     """What depends on the sample."""
     varying = {value for value in graph.inputs if value.name == sample}
     for node in graph:
@@ -80,7 +80,7 @@ def _owners(graph: ir.Graph, scopes: set[str], varying: Set[ir.Value]) -> dict[i
             available=close or known[:20],
             mend="name module scopes of the denoiser",
         )
-    for node in _shared_invariants(graph, owner, varying):
+    for node in shared_invariants(graph, owner, varying):
         owner[node] = None
     return owner
 
@@ -104,7 +104,7 @@ def _surrounding(node: ir.Node, owner: Mapping[ir.Node, str | None], scopes: Col
     return next(iter(above)) if len(above) == 1 and above == below else None
 
 
-def _shared_invariants(
+def shared_invariants(
     graph: ir.Graph, owner: Mapping[ir.Node, str | None], varying: Set[ir.Value]
 ) -> set[ir.Node]:
     """Nodes in a block that do not depend on the sample, and whose result another block reads.

@@ -49,6 +49,10 @@ def resolve_scheduler(name: str | None, model: ScheduledModel) -> tuple[str, dic
     """
     from dipgo_compile.models.source import make_scheduler
 
+    if name is None and not model.scheduler_class:
+        raise ScheduleError(
+            "the model comes without a scheduler", available=SCHEDULER_ALIASES, mend="choose one: --scheduler"
+        )
     class_name = model.scheduler_class if name is None else _class_name(name)
     given = dict(model.scheduler_config)
     if class_name != model.scheduler_class:

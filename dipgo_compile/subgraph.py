@@ -53,7 +53,9 @@ def evaluate(
     """
     import onnxruntime
 
-    proto = ir.to_proto(extract(model, list(feeds[0]), outputs)).SerializeToString()
+    part = extract(model, list(feeds[0]), outputs)
+    ir.external_data.load_to_model(part)  # the session knows no directory to look for weights in
+    proto = ir.to_proto(part).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])

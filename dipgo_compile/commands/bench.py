@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--vs",
-    default="dense,torch",
-    show_default=True,
     metavar="ROWS",
     help="What to compare with, separated by commas. dense: the unpruned model as one ONNX graph. torch: "
-    "the unpruned model in eager PyTorch. supernet: the mask in eager PyTorch.",
+    "the unpruned model in eager PyTorch. supernet: the mask in eager PyTorch.  "
+    "[default: dense,torch; dense for an ONNX file]",
 )
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Timed images of each row."
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--guidance-scale", type=float, default=7.5, show_default=True)
 @click.option("--model", help="The model's place, if it isn't where the bundle was built from.")
 @json_option("the result")
-def bench(bundle: Path | None, vs: str, model: str | None, result: Result, **options: Any) -> None:
+def bench(bundle: Path | None, vs: str | None, model: str | None, result: Result, **options: Any) -> None:
     """Time BUNDLE (or the only one here) against the unpruned model, in turns, each in a process of its
     own.
     """
@@ -53,7 +52,7 @@ def bench(bundle: Path | None, vs: str, model: str | None, result: Result, **opt
     from dipgo_compile.bench import bench as measure
     from dipgo_compile.live import counter
 
-    versus = tuple(row.strip() for row in vs.split(",") if row.strip())
+    versus = None if vs is None else tuple(row.strip() for row in vs.split(",") if row.strip())
     chosen = BenchOptions(versus=versus, source=model, **options)
     command = ("dipgo-compile", *sys.argv[1:])
     with counter("images") as progress:

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dipgo_compile.bundle import CACHE
+from dipgo_compile.commands.onnx_options import announce, onnx_options, take_reading
 from dipgo_compile.commands.result import Result, json_option
+from dipgo_compile.models.reading import Reading, is_onnx
 from dipgo_compile.progress import Steps
 
 if TYPE_CHECKING:
     from dipgo_compile.build import BuildReport
+    from dipgo_compile.mask import Mask
+    from dipgo_compile.models import Denoiser
 
 
 @click.command()
@@ -20,6 +24,18 @@ if TYPE_CHECKING:
     "--mask", type=click.Path(path_type=Path), required=True, help="The mask file; it names its model."
 )
 @click.option("--model", help="Compile for this model instead: a directory, a hub id or random:NAME.")
+@click.option(
+    "--onnx",
+    metavar="FILE",
+    help="Compile this ONNX file instead, exported from the mask's model or another with its blocks.",
+)
+@click.option(
+    "--blocks",
+    "pattern",
+    metavar="REGEX",
+    help="ONNX: the modules that are the mask's blocks, in its order, where they are called otherwise.",
+)
+@onnx_options
 @click.option(
     "-o",
     "--output",
@@ -49,13 +65,17 @@ if TYPE_CHECKING:
     show_default=True,
     help="Images denoised together.",
 )
-@click.option("--height", type=int, help="Image height in pixels.  [default: the model's]")
-@click.option("--width", type=int, help="Image width in pixels.  [default: the model's]")
+@click.option(
+    "--height", type=int, help="Image height in pixels; of an ONNX file the latents'.  [default: the model's]"
+)
+@click.option(
+    "--width", type=int, help="Image width in pixels; of an ONNX file the latents'.  [default: the model's]"
+)
 @click.option(
     "--guidance/--no-guidance",
-    default=True,
-    show_default=True,
-    help="Classifier-free guidance: twice the work; its scale is chosen when an image is made.",
+    default=None,
+    help="Classifier-free guidance: twice the work; its scale is chosen when an image is made.  "
+    "[default: guidance; for an ONNX file if --guidance-order is known]",
 )
 @click.option(
     "--pipeline",
@@ -89,6 +109,8 @@ if TYPE_CHECKING:
 def build(
     mask: Path,
     model: str | None,
+    onnx: str | None,
+    pattern: str | None,
     output: Path | None,
     result: Result,
     **options: Any,
@@ -100,10 +122,18 @@ def build(
     dipgo-compile build --mask mask.json -o small.dipgo --height 256 --width 256 --batch 4
     dipgo-compile build --mask mask.json --backend openvino --precision bf16
     dipgo-compile build --mask mask.json --pipeline
+    dipgo-compile build --mask mask.json --onnx denoiser.onnx --guidance-order uncond,cond
     """
     from dipgo_compile.mask import Mask
 
-    loaded = Mask.load(mask)
+    if onnx and model:
+        raise click.UsageError("give --onnx or --model")
+    loaded, reading = Mask.load(mask), take_reading(options)
+    opened = None
+    if onnx or is_onnx(model or loaded.model.source):
+        loaded, opened = _open_onnx(loaded, onnx, model, reading, pattern)
+    elif pattern or not reading.is_size_alone():
+        raise click.UsageError("--blocks and the options for ONNX files go with an ONNX file")
     with Steps() as steps:
         steps("import the compiler")
         from dipgo_compile.build import BuildOptions
@@ -125,12 +155,30 @@ def build(
         report = compile_mask(
             loaded,
             source=model,
+            model=opened,
             output=output or Path(f"{mask.stem}.dipgo"),
             options=chosen,
             progress=steps,
         )
     facts = summary(report)
     result.report(facts, as_text(facts))
+
+
+def _open_onnx(
+    mask: Mask, onnx: str | None, model: str | None, reading: Reading, pattern: str | None
+) -> tuple[Mask, Denoiser]:
+    """The file, and the mask, which with ``--onnx`` becomes one for this file."""
+    from dipgo_compile.adopt import adopt, unproven, with_guidance_of
+    from dipgo_compile.models.onnx_file import open_onnx
+
+    reading = with_guidance_of(mask, reading).over(Reading.from_json(mask.model.onnx))
+    opened = open_onnx(onnx or model or mask.model.source, reading)
+    announce(opened)
+    if onnx is None:
+        return mask, opened
+    if (note := unproven(mask, opened)) is not None:
+        click.echo(f"note: {note}", err=True)
+    return adopt(mask, opened, pattern), opened
 
 
 def summary(report: BuildReport) -> dict[str, Any]:

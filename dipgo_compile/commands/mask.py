@@ -81,16 +81,15 @@ def show(file: Path, as_json: bool, png: Path | None, scores: bool) -> None:
 def _macs(mask: Mask) -> Macs | None:
     """MACs of the mask's model; None, with a note, when it can't be had: that's no reason to show nothing."""
     from dipgo_compile.errors import DipgoError
-    from dipgo_compile.macs import count_macs
-    from dipgo_compile.models.source import executed_scopes, load
+    from dipgo_compile.models.opening import open_masked
 
     try:
-        model = load(mask.model.source, weights=False)
-        mask.check_against(model, executed_scopes(model))
+        model = open_masked(mask, weights=False)
+        mask.check_against(model, model.scopes)
     except DipgoError as error:
         click.echo(f"note: MACs are unknown, because {error.what}", err=True)
         return None
-    return count_macs(model, model.geometry(1), mask.blocks, mask.reuse)
+    return model.macs(model.geometry(), mask.blocks, mask.reuse)
 
 
 def _statistics(mask: Mask, macs: Macs | None) -> dict[str, object]:

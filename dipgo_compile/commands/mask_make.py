@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dipgo_compile.commands.onnx_options import (
+    announce,
+    onnx_options,
+    scheduler_config_option,
+    size_options,
+    take_reading,
+)
+
 if TYPE_CHECKING:
     from dipgo_compile.mask import Keep, Mask, Reuse
-    from dipgo_compile.models.source import Model
+    from dipgo_compile.models import Denoiser
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Rule = Callable[["Model", tuple[str, ...], int], "Keep"]
+Rule = Callable[["Denoiser", tuple[str, ...], int], "Keep"]
 """Rows from the model, its blocks in execution order, and the number of calls."""
 
 
@@ -62,6 +70,7 @@ def mask_options(command: Command, granularity: str = "block") -> Command:
         metavar="REGEX",
         help="Use the module scopes that REGEX matches whole, instead.",
     )
+    command = onnx_options(size_options(scheduler_config_option(command)))
     return click.argument("model")(choice(pattern(reuse(schedule_options(command)))))
 
 
@@ -72,7 +81,8 @@ layer_options = partial(mask_options, granularity="layer")
 def make() -> None:
     """Make a mask by a simple rule.
 
-    MODEL is a diffusers directory, a hub id or random:NAME. The first call is always computed whole.
+    MODEL is a diffusers directory, a hub id, random:NAME or an ONNX file. The first call is always computed
+    whole.
 
     \b
     dipgo-compile mask make all models/tiny-sd -o dense.json
@@ -110,11 +120,10 @@ def random_(ratio: float, seed: int, **options: Any) -> None:
     dipgo-compile mask make random models/tiny-sd --ratio 0.8 --seed 1 -o random.json
     """
 
-    def rule(model: Model, blocks: tuple[str, ...], calls: int) -> Keep:
+    def rule(model: Denoiser, blocks: tuple[str, ...], calls: int) -> Keep:
         from dipgo_compile.heuristics import random_keep
-        from dipgo_compile.macs import count_macs
 
-        macs = count_macs(model, model.geometry(1), blocks, options["reuse"])
+        macs = model.macs(model.geometry(), blocks, options["reuse"])
         consumers = _consumers(model, blocks, options["reuse"])
         return random_keep(calls, blocks, ratio, seed, macs, consumers)
 
@@ -138,7 +147,7 @@ def skip_calls(interval: int | None, count: int | None, **options: Any) -> None:
     if (interval is None) == (count is None):
         raise click.UsageError("give --every K or --keep-calls N")
 
-    def rule(model: Model, blocks: tuple[str, ...], calls: int) -> Keep:
+    def rule(model: Denoiser, blocks: tuple[str, ...], calls: int) -> Keep:
         from dipgo_compile.heuristics import evenly_spaced, every
 
         if interval is not None:
@@ -173,7 +182,7 @@ def deepcache(interval: int, branch: int, **options: Any) -> None:
     dipgo-compile mask make deepcache models/tiny-sd --interval 5 --branch 0 -o deepcache.json
     """
 
-    def rule(model: Model, blocks: tuple[str, ...], calls: int) -> Keep:
+    def rule(model: Denoiser, blocks: tuple[str, ...], calls: int) -> Keep:
         from dipgo_compile.heuristics import deepcache
         from dipgo_compile.mask import legalize
 
@@ -231,7 +240,7 @@ def l2c_style(interval: int, **options: Any) -> None:
     dipgo-compile mask make l2c-style random:dit-xl-2 --every 2 --granularity block --reuse residual -o d.json
     """
 
-    def rule(model: Model, blocks: tuple[str, ...], calls: int) -> Keep:
+    def rule(model: Denoiser, blocks: tuple[str, ...], calls: int) -> Keep:
         from dipgo_compile.heuristics import alternate
         from dipgo_compile.mask import legalize
 
@@ -241,11 +250,9 @@ def l2c_style(interval: int, **options: Any) -> None:
     _make(rule, {"method": "l2c-style", "every": interval}, weights=True, **options)
 
 
-def report(mask: Mask, model: Model, output: Path) -> None:
+def report(mask: Mask, model: Denoiser, output: Path) -> None:
     """Print what a mask that was just written saves."""
-    from dipgo_compile.macs import count_macs
-
-    ratio = mask.macs_ratio(count_macs(model, model.geometry(1), mask.blocks, mask.reuse))
+    ratio = mask.macs_ratio(model.macs(model.geometry(), mask.blocks, mask.reuse))
     click.echo(
         f"{output}: computes {ratio:.1%} of the MACs of {mask.calls} calls, ideal speedup {1 / ratio:.2f}x"
     )
@@ -263,20 +270,26 @@ def _make(
     steps: int,
     output: Path,
     weights: bool = False,
+    scheduler_config: Path | None,
+    **onnx: Any,
 ) -> None:
-    from dipgo_compile.mask import Mask, ModelRef
+    from dipgo_compile.mask import Mask
     from dipgo_compile.mask_checks import matching_scopes
-    from dipgo_compile.models.source import executed_scopes, load
-    from dipgo_compile.reuse import check_residuals
+    from dipgo_compile.models.opening import open_model
+    from dipgo_compile.models.reading import ONNX_CLASS
     from dipgo_compile.schedulers import scheduler_ref
+    from dipgo_compile.scopes import pattern_of
 
-    loaded = load(model, weights=weights)
-    blocks = matching_scopes(pattern, executed_scopes(loaded)) if pattern else loaded.blocks(granularity)
+    loaded = open_model(model, reading=take_reading(onnx), scheduler_config=scheduler_config, weights=weights)
+    announce(loaded)
+    blocks = matching_scopes(pattern, loaded.scopes) if pattern else loaded.blocks(granularity)
+    if loaded.class_name == ONNX_CLASS:  # it has no granularities that a reader could look up
+        pattern = pattern or pattern_of(blocks, loaded.scopes)
     if reuse == "residual":
-        check_residuals(loaded, blocks)
+        loaded.check_residuals(blocks)
     schedule = scheduler_ref(scheduler, loaded, steps)
     mask = Mask(
-        model=ModelRef(loaded.source, loaded.class_name, loaded.config_sha256),
+        model=loaded.ref(),
         scheduler=schedule,
         blocks=blocks,
         keep=rule(loaded, blocks, len(schedule.timesteps)),
@@ -287,10 +300,9 @@ def _make(
     report(mask, loaded, output)
 
 
-def _consumers(model: Model, blocks: tuple[str, ...], reuse: Reuse) -> Mapping[str, frozenset[str | None]]:
+def _consumers(model: Denoiser, blocks: tuple[str, ...], reuse: Reuse) -> Mapping[str, frozenset[str | None]]:
     """Who reads whom, from the exported graph: that is what a build will cut."""
-    from dipgo_compile.export import export
     from dipgo_compile.partition import partition
 
-    geometry = model.geometry(1)
-    return partition(export(model, geometry), blocks, model.inputs(geometry)).consumers(reuse)
+    geometry = model.geometry()
+    return partition(model.graph(geometry), blocks, model.inputs(geometry)).consumers(reuse)

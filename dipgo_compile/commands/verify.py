@@ -46,7 +46,8 @@ def verify(
     result: Result,
     **options: Any,
 ) -> None:
-    """Compare BUNDLE with PyTorch, where the same model skips the same blocks, call by call.
+    """Compare BUNDLE with PyTorch, where the same model skips the same blocks, call by call. Of an ONNX file
+    the file itself is the reference, in ONNX Runtime.
 
     Leaves with exit code 11 when a result is further off than the tolerance.
     """

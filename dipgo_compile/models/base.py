@@ -6,11 +6,17 @@ name, and how its pipeline lays out classifier-free guidance. No adapter imports
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dipgo_compile.program import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dipgo_compile.macs import Macs
+    from dipgo_compile.mask import ModelRef, Reuse
 
 Config = Mapping[str, Any]
 Role = Literal["sample", "timestep", "condition"]
@@ -56,4 +62,68 @@ class Family(Protocol):
 
     def blocks(self, config: Config, scopes: Iterable[str], granularity: str) -> tuple[str, ...]:
         """Of the module scopes of a denoiser, in execution order, those that serve as blocks."""
+        ...
+
+
+class Denoiser(Protocol):
+    """What the compiler asks of a denoiser, whatever it is made of: ``source.Model`` is one in PyTorch,
+    ``onnx_file.OnnxModel`` one in an ONNX file.
+    """
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def class_name(self) -> str: ...
+    @property
+    def config_sha256(self) -> str: ...
+    @property
+    def config(self) -> Config: ...
+    @property
+    def family(self) -> Family: ...
+    @property
+    def scheduler_class(self) -> str: ...
+    @property
+    def scheduler_config(self) -> Config: ...
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def guidance_order(self) -> tuple[str, str] | None:
+        """How the halves of a guided batch lie; None where that isn't known."""
+        ...
+
+    @property
+    def timestep_kind(self) -> str:
+        """What is read as timestep: the scheduler's ``timestep``, or its ``sigma``."""
+        ...
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Every module scope, in the order in which a call first enters it."""
+        ...
+
+    def ref(self) -> ModelRef:
+        """How a mask refers to this denoiser."""
+        ...
+
+    def geometry(self, batch: int = ..., height: int | None = ..., width: int | None = ...) -> Geometry:
+        """Static sizes; what isn't given is the denoiser's own."""
+        ...
+
+    def inputs(self, geometry: Geometry) -> tuple[InputSpec, ...]: ...
+
+    def blocks(self, granularity: str = ...) -> tuple[str, ...]:
+        """The scopes that serve as blocks, in execution order."""
+        ...
+
+    def graph(self, geometry: Geometry) -> ir.Model:
+        """One ONNX graph whose nodes know their module scopes, to be changed at will."""
+        ...
+
+    def macs(self, geometry: Geometry, scopes: Iterable[str], reuse: Reuse = ...) -> Macs:
+        """MACs of one call for one sample."""
+        ...
+
+    def check_residuals(self, blocks: Sequence[str]) -> None:
+        """Raises MaskError for blocks without a residual to reuse."""
         ...

@@ -9,18 +9,26 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from dipgo_compile.errors import InputError, ModelError
+from dipgo_compile.mask import ModelRef, Reuse
 from dipgo_compile.models import Family, Geometry, InputSpec, family_of
 from dipgo_compile.models.base import GRANULARITIES
 from dipgo_compile.models.presets import PRESETS, SD_BETAS
+from dipgo_compile.models.reading import is_onnx, not_pytorch
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from dipgo_compile.macs import Macs
 
 DEFAULT_TOKENS = 77  # CLIP's context length
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call the denoiser
@@ -47,7 +55,7 @@ class Model:
     def config_sha256(self) -> str:
         return config_sha256(self.config)
 
-    def geometry(self, batch: int, height: int | None = None, width: int | None = None) -> Geometry:
+    def geometry(self, batch: int = 1, height: int | None = None, width: int | None = None) -> Geometry:
         """Static sizes from an image size in pixels (default: the model's own). ``batch`` counts denoiser
         samples: two an image under guidance.
         """
@@ -64,6 +72,22 @@ class Model:
                 sizes.append(pixels // self.vae_scale_factor)
         return Geometry(batch, sizes[0], sizes[1], self.tokens)
 
+    @property
+    def guidance_order(self) -> tuple[str, str]:
+        return self.family.guidance_order
+
+    @property
+    def timestep_kind(self) -> str:
+        return "timestep"
+
+    def ref(self) -> ModelRef:
+        return ModelRef(self.source, self.class_name, self.config_sha256)
+
+    @cached_property
+    def scopes(self) -> tuple[str, ...]:
+        """See ``executed_scopes``."""
+        return executed_scopes(self)
+
     def inputs(self, geometry: Geometry) -> tuple[InputSpec, ...]:
         return self.family.inputs(self.config, geometry)
 
@@ -71,7 +95,25 @@ class Model:
         """The scopes that serve as blocks at a granularity (``block`` or ``layer``), in execution order."""
         if granularity not in GRANULARITIES:
             raise ModelError(f"unknown granularity {granularity!r}", available=GRANULARITIES)
-        return self.family.blocks(self.config, executed_scopes(self), granularity)
+        return self.family.blocks(self.config, self.scopes, granularity)
+
+    def graph(self, geometry: Geometry) -> ir.Model:
+        """See ``export``."""
+        from dipgo_compile.export import export
+
+        return export(self, geometry)
+
+    def macs(self, geometry: Geometry, scopes: Iterable[str], reuse: Reuse = "output") -> Macs:
+        """See ``count_macs``."""
+        from dipgo_compile.macs import count_macs
+
+        return count_macs(self, geometry, scopes, reuse)
+
+    def check_residuals(self, blocks: Sequence[str]) -> None:
+        """See ``reuse.check_residuals``."""
+        from dipgo_compile.reuse import check_residuals
+
+        check_residuals(self, blocks)
 
     def on_meta(self) -> nn.Module:
         """The denoiser without weights: a call computes nothing, but shows what runs on which shapes."""
@@ -87,6 +129,8 @@ def load(source: str, *, weights: bool = True) -> Model:
     """Load a denoiser. With ``weights=False`` it lives on the meta device: shapes only, no memory."""
     if source.startswith("random:"):
         return _from_preset(source, weights)
+    if is_onnx(source):
+        raise not_pytorch(source)
     return _from_pretrained(source, weights)
 
 

@@ -31,7 +31,8 @@ def load(job: Job) -> Image:
     inputs, outputs = tuple(shapes["inputs"]), tuple(shapes["outputs"])
     engine = make_backend(plan.target).open_file("dense", workspace / DENSE, inputs, outputs, job.threads)
     schedule = read_schedule(workspace / SCHEDULE)
-    return DenseLoop(plan, engine, shapes["inputs"], schedule, job.guidance_scale, *job.inputs())
+    timestep = _empty(shapes["inputs"][plan.interface.timestep], shapes["timestep"])
+    return DenseLoop(plan, engine, shapes["inputs"], timestep, schedule, job.guidance_scale, *job.inputs())
 
 
 class DenseLoop:
@@ -42,6 +43,7 @@ class DenseLoop:
         plan: Plan,
         engine: EngineSession,
         shapes: Mapping[str, Sequence[int]],
+        timestep: Array,
         schedule: Schedule,
         guidance_scale: float | None,
         latents: Array,
@@ -51,7 +53,7 @@ class DenseLoop:
         interface = plan.interface
         self._schedule, self._scale, self._latents = schedule, guidance_scale, latents
         self._sample = _empty(shapes[interface.sample])
-        self._timestep = _empty(shapes[interface.timestep])
+        self._timestep = timestep
         first = plan.program.specs[plan.program.calls[0].noise_pred]
         self._noise_pred = _empty(first.shape)
         given = {interface.sample: self._sample, interface.timestep: self._timestep, **conditions}
@@ -114,6 +116,7 @@ def read_schedule(file: Path) -> Schedule:
     return Schedule(**document, steps=steps)
 
 
-def _empty(shape: Sequence[int]) -> Array:
-    memory: Array = aligned(math.prod(shape) * 4).view(np.float32).reshape(tuple(shape))
+def _empty(shape: Sequence[int], dtype: str = "float32") -> Array:
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    memory: Array = aligned(nbytes).view(dtype).reshape(tuple(shape))
     return memory

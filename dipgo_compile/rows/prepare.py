@@ -12,10 +12,10 @@ import numpy as np
 from dipgo_compile.bundle import MASK, Bundle
 from dipgo_compile.engines import write_engines
 from dipgo_compile.example import example_inputs
-from dipgo_compile.export import export
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Geometry
-from dipgo_compile.models.source import load
+from dipgo_compile.models.opening import open_built
+from dipgo_compile.noise_level import as_read
 from dipgo_compile.program import Engine
 from dipgo_compile.rows import CONDITION, DENSE, DRAW, INPUTS, LATENTS, SCHEDULE, SHAPES
 from dipgo_compile.schedule import probe
@@ -32,18 +32,22 @@ def store_inputs(bundle: Bundle, workspace: Path) -> None:
 
 def store_dense(bundle: Bundle, source: str, workspace: Path) -> None:
     """Export the whole denoiser at the plan's sizes, with the plan's own writer; the shapes of its inputs and
-    outputs; and the schedule as a table.
+    outputs, and the inputs' dtypes; and the schedule as a table.
     """
     plan, mask = bundle.plan, Mask.load(bundle.path / MASK)
     images, _, height, width = plan.program.specs[plan.interface.latents].shape
     batch = images if plan.interface.guidance is None else 2 * images
-    model = load(source)
-    graph = export(model, Geometry(batch, height, width, model.tokens))
+    model = open_built(plan, source)
+    geometry = Geometry(batch, height, width, model.tokens)
+    graph = model.graph(geometry)
     inputs, outputs = (
         {str(value.name): value.shape.numpy() for value in values if value.shape is not None}
         for values in (graph.graph.inputs, graph.graph.outputs)
     )
     write_engines(graph, [Engine("dense", (), tuple(inputs), tuple(outputs))], {"dense": DENSE}, workspace)
-    (workspace / SHAPES).write_text(json.dumps({"inputs": inputs, "outputs": outputs}))
+    specs = {spec.role: spec.spec for spec in model.inputs(geometry)}
+    shapes = {"inputs": inputs, "outputs": outputs, "timestep": specs["timestep"].dtype}
+    (workspace / SHAPES).write_text(json.dumps(shapes))
     schedule = probe(mask.scheduler.class_name, mask.scheduler.config, mask.scheduler.num_inference_steps)
+    schedule = as_read(schedule, mask.scheduler.config, model.timestep_kind, specs["timestep"])
     (workspace / SCHEDULE).write_text(json.dumps(asdict(schedule)))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dipgo_compile.errors import InputError, MaskError
 from dipgo_compile.mask import Mask
-from dipgo_compile.models.base import Geometry
+from dipgo_compile.models.base import Denoiser, Geometry
 from dipgo_compile.models.source import Model, make_scheduler
 from dipgo_trainer.supernet import SuperNet
 
@@ -88,7 +88,7 @@ def scheduler_of(mask: Mask) -> Any:
 
 
 def denoise(
-    model: Model,
+    model: Denoiser,
     scheduler: Any,
     predict: Predict,
     latents: Tensor,
@@ -96,9 +96,10 @@ def denoise(
     guidance_scale: float | None,
     *,
     generator: torch.Generator | None = None,
+    timesteps: Sequence[float] | None = None,
 ) -> Trace:
     """The loop of a diffusers pipeline. ``scheduler`` is fresh and set to its steps; gradients flow if
-    enabled."""
+    enabled. ``timesteps``: what the denoiser reads at each call, where those aren't the scheduler's."""
     guided = guidance_scale is not None
     images, _, height, width = latents.shape
     specs = model.inputs(Geometry(images * (1 + guided), height, width, model.tokens))
@@ -116,7 +117,10 @@ def denoise(
         inputs = {
             named["sample"].name: torch.cat([scaled, scaled]) if guided else scaled,
             named["timestep"].name: torch.full(
-                named["timestep"].spec.shape, float(timestep), device=sample.device
+                named["timestep"].spec.shape,
+                float(timestep) if timesteps is None else timesteps[call],
+                dtype=getattr(torch, named["timestep"].spec.dtype),
+                device=sample.device,
             ),
             **conditions,
         }

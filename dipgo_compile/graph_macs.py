@@ -1,0 +1,99 @@
+"""Multiply-accumulates of an ONNX graph: what ``macs.py`` counts in PyTorch, for denoisers that are files.
+
+Counted are convolutions and products with weights. A product of two tensors that both depend on an input is
+attention's, or a like one, and isn't counted, as the paper doesn't. What the older exporter writes as
+``MatMul`` and today's as ``Gemm`` counts the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+import onnx_ir as ir
+
+from dipgo_compile.errors import GraphError
+from dipgo_compile.macs import Macs
+from dipgo_compile.mask_checks import unknown_block
+from dipgo_compile.onnx_scopes import known_scopes
+from dipgo_compile.partition import node_scopes
+
+PRODUCTS = frozenset({"Gemm", "MatMul", "FusedGemm", "FusedMatMul"})  # the latter two are ONNX Runtime's
+CONVOLUTIONS = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
+
+
+def count_graph_macs(model: ir.Model, batch: int, scopes: Iterable[str]) -> Macs:
+    """MACs of one call for one sample, of a graph with static shapes for ``batch`` samples.
+
+    A scope counts all that lies in it, as in ``count_macs``. Raises MaskError for a scope that the graph
+    doesn't have, GraphError for a convolution or a product of unknown shape.
+    """
+    total = 0
+    by_scope: Counter[str] = Counter()
+    for node, macs in node_macs(model.graph).items():
+        total += macs
+        for scope in set(node_scopes(node)[:-1]):
+            by_scope[scope] += macs
+    known = known_scopes(model.graph)
+    chosen = {}
+    for scope in scopes:
+        if scope not in known:
+            raise unknown_block(scope, known)
+        chosen[scope] = by_scope[scope] // batch
+    return Macs(total // batch, chosen)
+
+
+def idle_call_computes(graph: ir.Graph, sample: str, timestep: str, blocks: Collection[str]) -> bool:
+    """Whether a call that reuses all ``blocks`` has anything to compute: whether sample or timestep reach the
+    output past them.
+    """
+    varying = {value for value in graph.inputs if value.name == sample}
+    reached = {value for value in graph.inputs if value.name in (sample, timestep)}
+    for node in graph:
+        read = [value for value in node.inputs if value is not None]
+        varies = not varying.isdisjoint(read)
+        if varies:
+            varying.update(node.outputs)
+        reused = varies and any(scope in blocks for scope in node_scopes(node)[:-1])
+        if not reused and not reached.isdisjoint(read):
+            reached.update(node.outputs)
+    return not reached.isdisjoint(graph.outputs)
+
+
+def node_macs(graph: ir.Graph) -> dict[ir.Node, int]:
+    """MACs of the nodes that have any."""
+    varying: set[ir.Value] = set(graph.inputs)
+    found: dict[ir.Node, int] = {}
+    for node in graph:
+        if varying.isdisjoint(value for value in node.inputs if value is not None):
+            continue
+        varying.update(node.outputs)
+        if node.op_type in CONVOLUTIONS:
+            found[node] = _size(node, node.outputs[0]) * math.prod(_shape(node, node.inputs[1])[1:])
+        elif node.op_type == "ConvTranspose":
+            found[node] = _size(node, node.inputs[0]) * math.prod(_shape(node, node.inputs[1])[1:])
+        elif node.op_type in PRODUCTS and not varying.issuperset(value for value in node.inputs[:2] if value):
+            found[node] = _size(node, node.outputs[0]) * _summed(node)
+    return found
+
+
+def _summed(node: ir.Node) -> int:
+    """The length of the axis that a product sums over."""
+    shape = _shape(node, node.inputs[0])
+    transposed = node.attributes.get("transA")
+    return shape[0] if transposed is not None and transposed.as_int() else shape[-1]
+
+
+def _size(node: ir.Node, value: ir.Value | None) -> int:
+    return math.prod(_shape(node, value))
+
+
+def _shape(node: ir.Node, value: ir.Value | None) -> tuple[int, ...]:
+    if value is None or value.shape is None or not value.shape.is_static():
+        name = None if value is None else value.name
+        raise GraphError(
+            f"the shape of {name!r} is unknown, so the MACs of the {node.op_type} {node.name!r} are, too",
+            mend="export the denoiser with static shapes, or fix its free dimensions with --dim NAME=N",
+        )
+    return tuple(value.shape.numpy())
