@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,21 @@ def _infer(model: ir.Model) -> None:
             onnx_shape_inference=True,
             input_size_limit=FOLDED_ELEMENTS,
             output_size_limit=FOLDED_ELEMENTS,
+            should_fold=_folds,
         )
         values = [value for node in model.graph for value in node.outputs]
         before, unknown = unknown, sum(v.shape is None or not v.shape.is_static() for v in values)
         if unknown == before:
             return
+
+
+def _folds(node: ir.Node) -> bool | None:
+    """Whether a node whose inputs are constants becomes one, too; None: as the optimiser sees fit. It leaves
+    alone what the older exporter computes the shape of ``Expand`` with.
+    """
+    if node.op_type != "ConstantOfShape" or node.inputs[0] is None or node.inputs[0].const_value is None:
+        return None
+    return math.prod(node.inputs[0].const_value.numpy().tolist()) <= FOLDED_ELEMENTS
 
 
 def _type(value: ir.Value) -> tuple[object, ...]:

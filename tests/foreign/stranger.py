@@ -58,7 +58,7 @@ class Stranger(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, strength: Tensor) -> Tensor:
         frequencies = torch.exp(-math.log(1000) * torch.arange(WIDTH // 2) / (WIDTH // 2))
-        angles = t.float().reshape(-1, 1) * frequencies
+        angles = t.float().expand(x.shape[0])[:, None] * frequencies
         time = self.clock(torch.cat([angles.sin(), angles.cos()], dim=-1))
         hidden = first = self.enter(x)
         for stage in self.stages:
