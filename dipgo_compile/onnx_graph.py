@@ -141,7 +141,7 @@ def _folds(node: ir.Node) -> bool | None:
     """
     if node.op_type != "ConstantOfShape" or node.inputs[0] is None or node.inputs[0].const_value is None:
         return None
-    return math.prod(node.inputs[0].const_value.numpy().tolist()) <= FOLDED_ELEMENTS
+    return bool(math.prod(node.inputs[0].const_value.numpy().tolist()) <= FOLDED_ELEMENTS)
 
 
 def _type(value: ir.Value) -> tuple[object, ...]:
