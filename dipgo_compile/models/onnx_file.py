@@ -20,15 +20,15 @@ from dipgo_compile.graph_macs import count_graph_macs, idle_call_computes
 from dipgo_compile.macs import Macs
 from dipgo_compile.mask import ModelRef, Reuse
 from dipgo_compile.models.base import GRANULARITIES, Geometry, InputSpec
+from dipgo_compile.models.onnx_dims import input_shapes, meanings, unknown_sizes
 from dipgo_compile.models.onnx_roles import Roles, describe, find_roles
-from dipgo_compile.models.reading import GUIDANCE_ORDERS, ONNX_CLASS, SIZES, OnnxFamily, Reading
+from dipgo_compile.models.reading import GUIDANCE_ORDERS, ONNX_CLASS, OnnxFamily, Reading
 from dipgo_compile.onnx_graph import keep_output, read, specialise, structure_sha256
 from dipgo_compile.onnx_scopes import cut, known_scopes
 from dipgo_compile.runtime import Runtime
 from dipgo_compile.scopes import suggest
 
 SCHEDULER = Path("scheduler") / "scheduler_config.json"  # where exported pipelines keep it
-SAMPLE_SIZES = ("batch", None, "height", "width")
 TAKEN = frozenset({*inspect.signature(Runtime.denoise).parameters, "noise", "draw"})
 """Names that a program or ``Runtime.denoise`` gives a meaning of its own."""
 
@@ -111,7 +111,7 @@ class OnnxModel:
             elif name == "batch":
                 known = known or 1
             if known is None:
-                raise _unknown([f"the {name} of {self.roles.sample!r}"], f"--{name} N", self.source)
+                raise unknown_sizes([f"the {name} of {self.roles.sample!r}"], f"--{name} N", self.source)
             sizes[name] = known
         return Geometry(**sizes, tokens=self.tokens)
 
@@ -226,9 +226,9 @@ def open_onnx(
     sha256 = structure_sha256(given)
     cuts = cut(given.graph, reading.cuts, roles.sample) if reading.cuts else ()
     reading = Reading(roles.sample, roles.timestep, roles.timestep_kind, roles.noise_pred).over(reading)
-    meaning = _meaning(given.graph, roles)
+    meaning = meanings(given.graph, roles)
     reading = replace(reading, dims={meaning.get(name, name): size for name, size in reading.dims.items()})
-    shapes = _shapes(given.graph, meaning, reading.dims, source)
+    shapes = input_shapes(given.graph, meaning, reading.dims, source)
     renamed = _free_names(given.graph)
     notes = [*roles.guesses]
     notes += [f"the input {name!r} is left out: {roles.noise_pred!r} doesn't depend on it" for name in unread]
@@ -266,84 +266,6 @@ def _check_dtypes(graph: ir.Graph, roles: Roles, source: str) -> None:
                 where=source,
                 mend="export the denoiser with a float32 sample and output",
             )
-
-
-def _shapes(
-    graph: ir.Graph, meaning: Mapping[str, str], dims: Mapping[str, int], source: str
-) -> dict[str, tuple[int | str, ...]]:
-    """Every input's dimensions: numbers, or the name of the size that they are. Raises InputError for those
-    that are neither, all at once, and for a name in ``dims`` that is none.
-    """
-    shapes: dict[str, tuple[int | str, ...]] = {}
-    unknown, options, used = [], [], set(SIZES) - {"tokens"}
-    for value in graph.inputs:
-        name = str(value.name)
-        sizes: list[int | str] = []
-        for axis, free in enumerate(_free(value)):
-            if isinstance(free, int):
-                sizes.append(free)
-                continue
-            place = f"{name}.{axis}"
-            known = meaning.get(place) or meaning.get(free)
-            used |= {place, known or free}
-            size = dims.get(place) or known or dims.get(free) or _usual(value, axis)
-            if size is None or (size == "tokens" and "tokens" not in dims):
-                unknown.append(f"axis {axis} of {name!r}" + (f" ({free})" if free else ""))
-                options.append("--tokens N" if size == "tokens" else f"--dim {free or place}=N")
-            else:
-                sizes.append(size)
-        shapes[name] = tuple(sizes)
-    if unknown:
-        raise _unknown(unknown, " ".join(dict.fromkeys(options)), source)
-    wrong = sorted(dims.keys() - used)
-    if wrong:
-        raise InputError(
-            f"the file has no free dimension {wrong[0]!r}", where=source, available=sorted(used - {""})
-        )
-    return shapes
-
-
-def _meaning(graph: ir.Graph, roles: Roles) -> dict[str, str]:
-    """Free dimensions of the inputs, by name and as ``INPUT.AXIS``, and the sizes that they are: those of the
-    sample by where they stand, all others where they are called the same.
-    """
-    meaning: dict[str, str] = {}
-    for value in sorted(graph.inputs, key=lambda value: value.name != roles.sample):
-        for axis, free in enumerate(_free(value)):
-            if isinstance(free, int):
-                continue
-            if value.name == roles.sample:
-                size = SAMPLE_SIZES[axis]
-            else:
-                size = "tokens" if _usual(value, axis) == "tokens" else None
-            if size is not None and free not in meaning:
-                meaning |= {f"{value.name}.{axis}": size} | ({free: size} if free else {})
-    return meaning
-
-
-def _free(value: ir.Value) -> list[int | str]:
-    """The dimensions: numbers, or names; empty names for those without."""
-    if value.shape is None:
-        raise ModelError(
-            f"the file doesn't say how many axes {value.name!r} has", mend="export the denoiser with shapes"
-        )
-    return [size if isinstance(size, int) else str(size.value or "") for size in value.shape]
-
-
-def _usual(value: ir.Value, axis: int) -> str | None:
-    """What a free dimension is by where it stands: axis 0 counts samples, axis 1 of three axes tokens."""
-    if axis == 0:
-        return "batch"
-    return "tokens" if axis == 1 and len(value.shape or ()) == 3 else None
-
-
-def _unknown(what: list[str], options: str, source: str) -> InputError:
-    verb = "is" if len(what) == 1 else "are"
-    return InputError(
-        f"{', '.join(what)} {verb} free in the file, and a plan is compiled for fixed sizes",
-        where=source,
-        mend=f"give the size: {options}",
-    )
 
 
 def _free_names(graph: ir.Graph) -> dict[str, str]:

@@ -138,7 +138,7 @@ def load_pipeline(source: str, **components: Any) -> Any:
     """The whole diffusers pipeline in float32, quietly. ``components``, by their names in it, are those that
     needn't be loaded again. Raises ModelError.
     """
-    if source.startswith("random:"):
+    if source.startswith("random:") or is_onnx(source):
         raise ModelError(
             f"{source} has no text encoder and no image decoder",
             mend="name a pipeline directory or a hub id for commands that make images",
