@@ -17,7 +17,7 @@ from dipgo_compile.errors import GraphError
 from dipgo_compile.macs import Macs
 from dipgo_compile.mask_checks import unknown_block
 from dipgo_compile.onnx_scopes import known_scopes
-from dipgo_compile.partition import node_scopes
+from dipgo_compile.partition import node_scopes, varying_values
 
 PRODUCTS = frozenset({"Gemm", "MatMul", "FusedGemm", "FusedMatMul"})  # the latter two are ONNX Runtime's
 CONVOLUTIONS = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
@@ -48,14 +48,13 @@ def idle_call_computes(graph: ir.Graph, sample: str, timestep: str, blocks: Coll
     """Whether a call that reuses all ``blocks`` has anything to compute: whether sample or timestep reach the
     output past them.
     """
-    varying = {value for value in graph.inputs if value.name == sample}
+    varying = varying_values(graph, sample)
     reached = {value for value in graph.inputs if value.name in (sample, timestep)}
     for node in graph:
         read = [value for value in node.inputs if value is not None]
-        varies = not varying.isdisjoint(read)
-        if varies:
-            varying.update(node.outputs)
-        reused = varies and any(scope in blocks for scope in node_scopes(node)[:-1])
+        reused = not varying.isdisjoint(node.outputs) and any(
+            scope in blocks for scope in node_scopes(node)[:-1]
+        )
         if not reused and not reached.isdisjoint(read):
             reached.update(node.outputs)
     return not reached.isdisjoint(graph.outputs)

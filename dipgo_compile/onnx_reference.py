@@ -27,7 +27,7 @@ from dipgo_compile.engines import INLINE_BYTES
 from dipgo_compile.errors import BackendError, MaskError
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.onnx_file import OnnxModel
-from dipgo_compile.partition import node_scopes
+from dipgo_compile.partition import node_scopes, varying_values
 from dipgo_compile.program import Array
 from dipgo_compile.subgraph import boundary, extract
 
@@ -144,10 +144,7 @@ class OnnxReference:
 
 def block_outputs(graph: ir.Graph, sample: str, blocks: Sequence[str]) -> dict[str, list[ir.Value]]:
     """For each block the tensors that it hands on."""
-    varying: set[ir.Value | None] = {value for value in graph.inputs if value.name == sample}
-    for node in graph:
-        if not varying.isdisjoint(node.inputs):
-            varying.update(node.outputs)
+    varying = varying_values(graph, sample)
     found: dict[str, list[ir.Value]] = {}
     for block in blocks:
         members = {node for node in graph if block in node_scopes(node)}

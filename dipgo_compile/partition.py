@@ -20,6 +20,7 @@ from dipgo_compile.errors import GraphError
 from dipgo_compile.models import InputSpec
 from dipgo_compile.program import Block, BlockGraph, TensorSpec
 
+SHAPES = ("Shape", "Size")  # graphs with free dimensions compute sizes: they are the same at every call
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's metadata key: a Python list of scopes, outermost first
 
 
@@ -57,10 +58,12 @@ def node_scopes(node: ir.Node) -> list[str]:
 
 
 def varying_values(graph: ir.Graph, sample: str) -> set[ir.Value]:
-    """What depends on the sample."""
+    """What depends on the sample, its shape apart."""
     varying = {value for value in graph.inputs if value.name == sample}
     for node in graph:
-        if not varying.isdisjoint(value for value in node.inputs if value is not None):
+        if node.op_type not in SHAPES and not varying.isdisjoint(
+            value for value in node.inputs if value is not None
+        ):
             varying.update(node.outputs)
     return varying
 

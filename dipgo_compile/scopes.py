@@ -15,7 +15,7 @@ from itertools import pairwise
 import onnx_ir as ir
 
 from dipgo_compile.graph_macs import node_macs
-from dipgo_compile.partition import node_scopes
+from dipgo_compile.partition import node_scopes, varying_values
 
 DOMINANT = 0.6  # a module with more of the work than this is looked into
 SMALLEST = 0.005  # of the work: what has less is no block of its own, unless it is one of a numbered row
@@ -43,7 +43,7 @@ def candidates(graph: ir.Graph, sample: str, batch: int, scopes: Iterable[str]) 
     for node, named in _scopes(graph).items():
         for scope in named:
             members[scope].add(node)
-    varying = _varying(graph, sample)
+    varying = varying_values(graph, sample)
     macs = node_macs(graph)
     found = []
     for scope in scopes:
@@ -104,7 +104,7 @@ class _Tree:
         self.macs: Counter[str] = Counter()
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._varying: set[str] = set()
-        macs, varying = node_macs(graph), _varying(graph, sample)
+        macs, varying = node_macs(graph), varying_values(graph, sample)
         for node, named in _scopes(graph).items():
             scopes = named or [""]
             for outer, inner in pairwise(scopes):
@@ -153,15 +153,6 @@ def _scopes(graph: ir.Graph) -> dict[ir.Node, list[str]]:
             named = [scope for scope in near[0] if all(scope in others for others in near)] if near else []
         found[node] = named
     return found
-
-
-def _varying(graph: ir.Graph, sample: str) -> set[ir.Value | None]:
-    """The tensors that depend on the sample."""
-    varying: set[ir.Value | None] = {value for value in graph.inputs if value.name == sample}
-    for node in graph:
-        if not varying.isdisjoint(node.inputs):
-            varying.update(node.outputs)
-    return varying
 
 
 def _leaves(value: ir.Value, nodes: set[ir.Node]) -> bool:
