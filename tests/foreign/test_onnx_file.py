@@ -258,6 +258,12 @@ def test_a_mask_of_another_file(torchscript: File, today: File) -> None:
         check(unknown, torchscript.open())
 
 
+def test_residual_reuse_is_refused(today: File) -> None:
+    mask = replace(make_mask(today.open(), ("111", "000"), "ddim"), reuse="residual")
+    with pytest.raises(MaskError, match="blocks of an ONNX file have no known residual"):
+        check(mask, today.open())
+
+
 def test_where_pytorch_is_needed(torchscript: File) -> None:
     with pytest.raises(ModelError, match="is an ONNX file, and this needs the denoiser in PyTorch"):
         load(str(torchscript.path))

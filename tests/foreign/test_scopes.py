@@ -50,6 +50,15 @@ def test_both_exporters_count_the_same(today: File, torchscript: File) -> None:
     assert found[0].by_scope["clock"] == 2 * 16 * 16
 
 
+def test_a_call_without_blocks_computes_what_leads_past_them(today: File) -> None:
+    """The first convolution, which the last one reads too; nothing where a block reaches from end to end."""
+    model = today.open()
+    macs = model.macs(model.geometry(), model.blocks())
+    assert macs.idle == macs.glue > 0
+    whole = today.open(cuts=("x", "eps"))
+    assert whole.macs(whole.geometry(), whole.blocks()).idle == 0
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "attributes", "expected"),
     [
