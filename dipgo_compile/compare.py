@@ -138,8 +138,7 @@ def _oracle(model: Denoiser, mask: Mask, threads: int | None) -> Iterator[Predic
 
         def predict(call: int, given: dict[str, torch.Tensor]) -> torch.Tensor:
             net.set_row(mask.keep[call])
-            answer: torch.Tensor = model.denoiser(**given, return_dict=False)[0]
-            return answer
+            return model.predict(given)
 
         yield predict
 

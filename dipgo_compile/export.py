@@ -32,7 +32,7 @@ def export(model: Model, geometry: Geometry) -> ir.Model:
     """
     specs = model.inputs(geometry)
     inputs = example_inputs(specs)
-    arguments = {**inputs, "return_dict": False}
+    arguments = {**model.family.arguments(inputs), "return_dict": False}
     return trace("the denoiser", model.denoiser, arguments, list(inputs), OUTPUT, where=model.source)
 
 
@@ -57,7 +57,23 @@ def trace(
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{what} cannot be exported to ONNX: {reason}", where=where) from error
     assert program is not None
+    _drop_empty_squeezes(program.model.graph)
     return program.model
+
+
+def _drop_empty_squeezes(graph: ir.Graph) -> None:
+    """Torch's ``squeeze`` of a dimension that isn't 1 changes nothing (PixArt has one). The exporter writes it
+    as an ONNX Squeeze all the same, which is invalid there.
+    """
+    for node in tuple(graph):
+        if node.op_type != "Squeeze" or len(node.inputs) < 2:
+            continue
+        value, axes = node.inputs[0], ir.convenience.get_const_tensor(node.inputs[1])
+        if value is None or value.shape is None or axes is None:
+            continue
+        if any(value.shape[int(axis)] != 1 for axis in axes.numpy().ravel()):
+            ir.convenience.replace_all_uses_with(node.outputs[0], value)
+            graph.remove(node, safe=True)
 
 
 @contextlib.contextmanager

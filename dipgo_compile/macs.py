@@ -64,7 +64,7 @@ def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str], reuse: R
     names = {name for name, _ in denoiser.named_modules()}
     inputs = example_inputs(model.inputs(replace(geometry, batch=1)), device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        denoiser(**inputs)
+        denoiser(**model.family.arguments(inputs))
     flops = counter.get_flop_counts()
     root = type(denoiser).__name__
 

@@ -39,7 +39,7 @@ def partition(model: ir.Model, scopes: Collection[str], inputs: Sequence[InputSp
     order = _block_order(graph, owner)
     pieces = _pieces(graph, owner, order)
     block_of = {node: index for index, (_, nodes, _) in enumerate(pieces) for node in nodes}
-    names = _Names()
+    names = _Names(scopes)
     blocks = tuple(_block(names, block_of, varying, nodes, scope) for _, nodes, scope in pieces)
     return BlockGraph(
         blocks=blocks,
@@ -187,13 +187,15 @@ def _pieces(
 class _Names:
     """Unique names for blocks: the scope, or for glue that of its last weighted node."""
 
-    def __init__(self) -> None:
-        self._taken: dict[str, int] = {}
+    def __init__(self, scopes: Iterable[str]) -> None:
+        self._taken = dict.fromkeys(scopes, 1)  # glue between a block's nodes may not take its name
 
     def give(self, nodes: Sequence[ir.Node], scope: str | None) -> str:
+        if scope is not None:
+            return scope
         weighted = [node for node in nodes if any(value and value.is_initializer() for value in node.inputs)]
         inner = [inner for node in (*nodes, *weighted) for inner in node_scopes(node)[-2:-1] if inner]
-        name = scope or (inner[-1] if inner else "glue")
+        name = inner[-1] if inner else "glue"
         count = self._taken[name] = self._taken.get(name, 0) + 1
         return name if count == 1 else f"{name}#{count}"
 

@@ -51,7 +51,7 @@ def check_residuals(model: Model, blocks: Sequence[str]) -> None:
 
     denoiser = model.on_meta()
     with torch.no_grad(), _hooks(denoiser, blocks, look):
-        denoiser(**_inputs(model))
+        denoiser(**model.family.arguments(_inputs(model)))
     if without:
         raise no_residual(without)
 
@@ -76,7 +76,7 @@ def idle_call_computes(model: Model, blocks: Sequence[str], reuse: Reuse) -> boo
     for tensor in changing:
         tensor.requires_grad_()
     with torch.enable_grad(), _hooks(denoiser, blocks, cut):
-        noise_pred: Tensor = denoiser(**inputs, return_dict=False)[0]
+        noise_pred: Tensor = denoiser(**model.family.arguments(inputs), return_dict=False)[0]
     if not noise_pred.requires_grad:
         return False
     gradients = torch.autograd.grad(noise_pred.sum(), changing, allow_unused=True)

@@ -10,4 +10,4 @@ from dipgo_compile.rows.torch import chain, predictor
 
 
 def load(job: Job) -> Image:
-    return chain(job, lambda model, mask, scheduler: predictor(torch.compile(model.denoiser)))
+    return chain(job, lambda model, mask, scheduler: predictor(model, torch.compile(model.denoiser)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dipgo_compile.errors import ModelError
 from dipgo_compile.models.base import Denoiser, Family, Geometry, InputSpec
 from dipgo_compile.models.dit import DiTTransformer2D
+from dipgo_compile.models.pixart import PixArtTransformer2D
 from dipgo_compile.models.reading import OnnxFamily
 from dipgo_compile.models.unet2d_condition import UNet2DCondition
 
 FAMILIES: dict[str, Family] = {
-    family.class_name: family for family in (UNet2DCondition(), DiTTransformer2D(), OnnxFamily())
+    family.class_name: family
+    for family in (UNet2DCondition(), DiTTransformer2D(), PixArtTransformer2D(), OnnxFamily())
 }
 
 __all__ = ["FAMILIES", "Denoiser", "Family", "Geometry", "InputSpec", "family_of"]

@@ -6,10 +6,12 @@ name, and how its pipeline lays out classifier-free guidance. No adapter imports
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from dipgo_compile.errors import InputError
 from dipgo_compile.program import TensorSpec
 
 if TYPE_CHECKING:
@@ -53,8 +55,20 @@ class Family(Protocol):
     class_name: str
     guidance_order: tuple[str, str]
     """How the pipeline stacks the guided batch: ``("uncond", "cond")`` or the reverse."""
+    tokens: int
+    """Length of the prompt's embedding where no pipeline tells it."""
 
-    def inputs(self, config: Config, geometry: Geometry) -> tuple[InputSpec, ...]: ...
+    def inputs(self, config: Config, geometry: Geometry) -> tuple[InputSpec, ...]:
+        """In the order of ``forward``. Raises ModelError for a config, InputError for a size that can't be
+        compiled.
+        """
+        ...
+
+    def arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of ``forward`` that ``inputs``, by name, make: it may take some of them in a
+        dictionary.
+        """
+        ...
 
     def unconditional_classes(self, config: Config) -> int | None:
         """The class id that stands for "no class", for class-conditional models."""
@@ -127,3 +141,27 @@ class Denoiser(Protocol):
     def check_residuals(self, blocks: Sequence[str]) -> None:
         """Raises MaskError for blocks without a residual to reuse."""
         ...
+
+
+def nested(inputs: Mapping[str, Any], keyword: str, names: Collection[str]) -> dict[str, Any]:
+    """``inputs`` with those among ``names`` in a dictionary of their own, the argument ``keyword``."""
+    inner = {name: value for name, value in inputs.items() if name in names}
+    outer = {name: value for name, value in inputs.items() if name not in names}
+    return {**outer, keyword: inner} if inner else outer
+
+
+def scopes_matching(pattern: re.Pattern[str], scopes: Iterable[str]) -> tuple[str, ...]:
+    """The scopes that ``pattern`` matches whole, in their order."""
+    return tuple(scope for scope in scopes if pattern.fullmatch(scope))
+
+
+def check_patches(config: Config, geometry: Geometry, class_name: str) -> None:
+    """Refuse a size that a transformer cannot cut into its patches. Raises InputError."""
+    patch = config["patch_size"]
+    for name, size in (("height", geometry.height), ("width", geometry.width)):
+        if size % patch:
+            raise InputError(
+                f"a {name} of {size} latents can't be cut into patches of {patch}",
+                where=class_name,
+                mend=f"choose an image {name} that is a multiple of a patch",
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from dipgo_compile.macs import Macs
 
-DEFAULT_TOKENS = 77  # CLIP's context length
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call the denoiser
 
 
@@ -60,9 +60,13 @@ class Model:
         samples: two an image under guidance.
         """
         sizes = []
-        for name, pixels in (("height", height), ("width", width)):
+        own = self.config["sample_size"]
+        own = own if isinstance(own, list | tuple) else (own, own)
+        for name, pixels, latents in zip(("height", "width"), (height, width), own, strict=True):
             if pixels is None:
-                sizes.append(int(self.config["sample_size"]))
+                if latents is None:
+                    raise InputError(f"{self.source} has no {name} of its own", mend=f"give a {name}")
+                sizes.append(int(latents))
             elif pixels <= 0 or pixels % self.vae_scale_factor:
                 raise InputError(
                     f"{name} {pixels} is not a positive multiple of {self.vae_scale_factor} pixels",
@@ -90,6 +94,11 @@ class Model:
 
     def inputs(self, geometry: Geometry) -> tuple[InputSpec, ...]:
         return self.family.inputs(self.config, geometry)
+
+    def predict(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The denoiser's raw answer to its inputs by name, (batch, out channels, height, width)."""
+        answer: torch.Tensor = self.denoiser(**self.family.arguments(inputs), return_dict=False)[0]
+        return answer
 
     def blocks(self, granularity: str = "block") -> tuple[str, ...]:
         """The scopes that serve as blocks at a granularity (``block`` or ``layer``), in execution order."""
@@ -189,7 +198,8 @@ def executed_scopes(model: Model) -> tuple[str, ...]:
     ]
     try:
         with torch.no_grad():
-            denoiser(**example_inputs(model.inputs(model.geometry(1)), device="meta"))
+            inputs = example_inputs(model.inputs(model.geometry(1)), device="meta")
+            denoiser(**model.family.arguments(inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -236,8 +246,9 @@ def _from_pretrained(source: str, weights: bool) -> Model:
         scheduler_config = _diffusers_class(scheduler_class).load_config(source, subfolder="scheduler")
     except OSError as error:
         raise _unloadable(source, error) from error
+    tokens = _tokens(source, index) or family_of(type(denoiser).__name__).tokens
     return _model(
-        source, denoiser, scheduler_class, scheduler_config, _tokens(source), _vae_scale_factor(source, index)
+        source, denoiser, scheduler_class, scheduler_config, tokens, _vae_scale_factor(source, index)
     )
 
 
@@ -247,10 +258,10 @@ def _from_model_directory(source: str, weights: bool) -> Model:
         config = json.loads(path.read_text())
     except OSError as error:
         raise _unloadable(source, error) from error
-    family = family_of(config.get("_class_name", "unknown"))
-    denoiser = _denoiser(_diffusers_class(family.class_name), source, None, weights)
+    denoiser = _denoiser(_diffusers_class(config.get("_class_name", "unknown")), source, None, weights)
+    tokens = family_of(type(denoiser).__name__).tokens
     scheduler = make_scheduler("DDIMScheduler", {**SD_BETAS, "clip_sample": False})
-    return _model(source, denoiser, "DDIMScheduler", scheduler.config, DEFAULT_TOKENS, 8)
+    return _model(source, denoiser, "DDIMScheduler", scheduler.config, tokens, 8)
 
 
 def _denoiser(cls: Any, source: str, subfolder: str | None, weights: bool) -> nn.Module:
@@ -302,13 +313,20 @@ def _diffusers_class(name: str) -> Any:
         ) from None
 
 
-def _tokens(source: str) -> int:
+def _tokens(source: str, index: Mapping[str, Any]) -> int | None:
+    """The length of a prompt's embedding: what the pipeline cuts prompts to, or else its tokenizer. None for
+    class-conditional pipelines, and for denoisers alone.
+    """
     from transformers import AutoTokenizer
 
+    pipeline = getattr(importlib.import_module("diffusers"), str(index.get("_class_name")), None)
+    call = {} if pipeline is None else inspect.signature(pipeline.__call__).parameters
+    if "max_sequence_length" in call:
+        return int(call["max_sequence_length"].default)
     try:
         return int(AutoTokenizer.from_pretrained(source, subfolder="tokenizer").model_max_length)
-    except Exception:  # class-conditional pipelines have no tokenizer
-        return DEFAULT_TOKENS
+    except Exception:  # transformers raises many kinds for a directory that isn't there
+        return None
 
 
 def _vae_scale_factor(source: str, index: Mapping[str, Any]) -> int:

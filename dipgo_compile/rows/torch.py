@@ -20,14 +20,14 @@ from dipgo_compile.rows import Countdown, Enough, Image, Job
 
 
 def load(job: Job) -> Image:
-    return chain(job, lambda model, mask, scheduler: predictor(model.denoiser))
+    return chain(job, lambda model, mask, scheduler: predictor(model, model.denoiser))
 
 
-def predictor(denoiser: Callable[..., Any]) -> Predict:
-    """A denoiser that is called as diffusers calls it."""
+def predictor(model: Model, denoiser: Callable[..., Any]) -> Predict:
+    """A denoiser, the model's own or made of it, that is called as diffusers calls it."""
 
     def predict(call: int, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        answer: torch.Tensor = denoiser(**inputs, return_dict=False)[0]
+        answer: torch.Tensor = denoiser(**model.family.arguments(inputs), return_dict=False)[0]
         return answer
 
     return predict

@@ -64,8 +64,7 @@ def reference_chain(
 
         def predict(call: int, inputs: dict[str, Tensor]) -> Tensor:
             net.set_row(mask.keep[call])
-            answer: Tensor = model.denoiser(**inputs, return_dict=False)[0]
-            return answer
+            return model.predict(inputs)
 
         return denoise(model, scheduler, predict, latents, conditions, guidance_scale, generator=generator)
 

@@ -27,8 +27,7 @@ def full_chain(
 
     def predict(call: int, inputs: dict[str, Tensor]) -> Tensor:
         net.reset()
-        answer: Tensor = model.denoiser(**inputs, return_dict=False)[0]
-        return answer
+        return model.predict(inputs)
 
     with torch.no_grad():
         return denoise(
@@ -57,8 +56,7 @@ def gated_chain(
     def run(cache: Cache, row: Tensor, inputs: dict[str, Tensor]) -> tuple[Tensor, Cache]:
         net.cache = cache
         net.set_gates(row)
-        answer: Tensor = model.denoiser(**inputs, return_dict=False)[0]
-        return answer, net.cache
+        return model.predict(inputs), net.cache
 
     def predict(call: int, inputs: dict[str, Tensor]) -> Tensor:
         if gradient_checkpointing:

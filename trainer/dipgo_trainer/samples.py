@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dipgo_compile.errors import InputError
 from dipgo_compile.models.base import Geometry, InputSpec
-from dipgo_compile.models.source import Model
+from dipgo_compile.models.source import Model, example_inputs
 from dipgo_trainer.config import TrainConfig
 
 Guided = dict[str, dict[str, Tensor]]
@@ -91,13 +91,20 @@ def class_conditions(model: Model, seed: int) -> Conditions:
 
 
 def random_conditions(model: Model, seed: int) -> Conditions:
-    """Unit normal embeddings, for architectures with random weights, which have no text encoder."""
-    (spec,) = _condition_specs(model)
+    """Unit normal embeddings, and classes and masks at random, for architectures with random weights, which
+    have no text encoder. The unconditional half has zeros, and the family's "no class".
+    """
+    specs = _condition_specs(model)
+    nothing = model.family.unconditional_classes(model.config)
+
+    def without(value: Tensor) -> Tensor:
+        if value.is_floating_point():
+            return torch.zeros_like(value)
+        return value if nothing is None else torch.full_like(value, nothing)
 
     def conditions(index: int) -> Guided:
-        generator = torch.Generator().manual_seed(_seed(seed, index))
-        draw = torch.randn((1, *spec.spec.shape[1:]), generator=generator)
-        return {"uncond": {spec.name: torch.zeros_like(draw)}, "cond": {spec.name: draw}}
+        drawn = example_inputs(specs, _seed(seed, index))
+        return {"uncond": {name: without(value) for name, value in drawn.items()}, "cond": drawn}
 
     return conditions
 
