@@ -20,6 +20,7 @@ from torch import nn
 from dipgo_compile.errors import ModelError
 from dipgo_compile.models import Geometry
 from dipgo_compile.models.source import Model, example_inputs
+from dipgo_compile.repair import repair
 
 OPSET = 23
 OUTPUT = "noise_pred"
@@ -57,23 +58,8 @@ def trace(
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{what} cannot be exported to ONNX: {reason}", where=where) from error
     assert program is not None
-    _drop_empty_squeezes(program.model.graph)
+    repair(program.model.graph)
     return program.model
-
-
-def _drop_empty_squeezes(graph: ir.Graph) -> None:
-    """Torch's ``squeeze`` of a dimension that isn't 1 changes nothing (PixArt has one). The exporter writes it
-    as an ONNX Squeeze all the same, which is invalid there.
-    """
-    for node in tuple(graph):
-        if node.op_type != "Squeeze" or len(node.inputs) < 2:
-            continue
-        value, axes = node.inputs[0], ir.convenience.get_const_tensor(node.inputs[1])
-        if value is None or value.shape is None or axes is None:
-            continue
-        if any(value.shape[int(axis)] != 1 for axis in axes.numpy().ravel()):
-            ir.convenience.replace_all_uses_with(node.outputs[0], value)
-            graph.remove(node, safe=True)
 
 
 @contextlib.contextmanager

@@ -67,16 +67,19 @@ class HostedDenoiser:
         return torch.device("cpu")
 
     def __call__(self, *args: Any, return_dict: bool = True, **kwargs: Any) -> DenoiserOutput:
-        """The noise prediction of the next call. Takes the denoiser's own arguments; raises InputError."""
+        """The noise prediction of the next call. Takes the denoiser's own arguments, conditions also inside
+        dictionaries (``added_cond_kwargs``); raises InputError.
+        """
         interface = self._plan.interface
         order = (interface.sample, interface.timestep, *interface.conditions)
-        given = {**dict(zip(order, args, strict=False)), **kwargs}
-        unknown = [name for name, value in given.items() if name not in order and not _empty(value)]
+        given = {**dict(zip(order, args, strict=False)), **_flat(kwargs)}
+        unknown = [name for name, value in given.items() if name not in order and value is not None]
         missing = [name for name in order if given.get(name) is None]
         if unknown or missing or len(args) > len(order):
             raise InputError(
                 f"the denoiser was called with unknown arguments {unknown} and without {missing}",
                 available=order,
+                mend="a bundle holds the denoiser alone: no ControlNet, no adapters, no attention control",
             )
         sample = given[interface.sample]
         index = self._expect(_timestep(given[interface.timestep]))
@@ -130,9 +133,12 @@ class HostedDenoiser:
         )
 
 
-def _empty(value: object) -> bool:
-    """None, or nothing but None: pipelines pass optional arguments, and dictionaries of them, that way."""
-    return value is None or (isinstance(value, Mapping) and all(_empty(item) for item in value.values()))
+def _flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Dictionaries among the arguments replaced by what they hold, as the plan names its conditions."""
+    flat: dict[str, Any] = {}
+    for name, value in arguments.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def _array(value: Any) -> Array:

@@ -1,7 +1,7 @@
 """PixArtTransformer2DModel: text-to-image diffusion transformers (PixArt-alpha).
 
-The prompt is T5's embedding with its attention mask, 1 for a token and 0 for padding. Models for 1024x1024 also
-read the image's size: ``resolution`` is height and width in pixels, ``aspect_ratio`` height over width.
+The prompt is T5's embedding with its attention mask, 1 for a token and 0 for padding. Models for 1024x1024
+also read the image's size: ``resolution`` is height and width in pixels, ``aspect_ratio`` height over width.
 """
 
 from __future__ import annotations

@@ -110,9 +110,7 @@ PRESETS: dict[str, Preset] = {
     # nota-ai/bk-sdm-base: 579.4 M
     "bk-sdm-base": _unet({**_SD15, "layers_per_block": 1}, "PNDMScheduler", _PLMS),
     # nota-ai/bk-sdm-small: 482.3 M
-    "bk-sdm-small": _unet(
-        {**_SD15, "layers_per_block": 1, "mid_block_type": None}, "PNDMScheduler", _PLMS
-    ),
+    "bk-sdm-small": _unet({**_SD15, "layers_per_block": 1, "mid_block_type": None}, "PNDMScheduler", _PLMS),
     # facebook/DiT-XL-2-256, 256x256: 749.8 M in diffusers, which gives every block a time embedding
     "dit-xl-2": Preset(
         class_name="DiTTransformer2DModel",

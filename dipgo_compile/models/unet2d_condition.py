@@ -1,7 +1,7 @@
 """UNet2DConditionModel: Stable Diffusion 1.x, 2.x and XL, BK-SDM, latent consistency models.
 
-Which conditions a UNet reads follows from its config. What comes from another network (ControlNet's residuals,
-IP-Adapter's images) or stands beside the latents (inpainting) is refused.
+Which conditions a UNet reads follows from its config. What no prompt gives (IP-Adapter's images) and what
+stands beside the latents (inpainting) is refused.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def make_denoiser(class_name: str, config: Mapping[str, Any], seed: int = 0) -> 
 
     torch.manual_seed(seed)
     denoiser = getattr(diffusers, class_name)(**config).eval().requires_grad_(False)
-    # adaLN-zero starts a transformer as the identity, where every mask gives the same: make all weights count.
+    # adaLN-zero starts a transformer as the identity, where every mask gives the same.
     for parameter in denoiser.parameters():
         parameter += 0.05 * torch.randn_like(parameter)
     return denoiser

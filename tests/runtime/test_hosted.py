@@ -76,6 +76,14 @@ def test_torch_in_torch_out(denoiser: HostedDenoiser) -> None:
     assert (denoiser.dtype, denoiser.device) == (torch.float32, torch.device("cpu"))
 
 
+def test_conditions_may_come_in_dictionaries(denoiser: HostedDenoiser) -> None:
+    image = toy.image()
+    sample = np.concatenate([image["latents"]] * 2)
+    plain = denoiser(sample, 981, image["text"]).sample
+    inside = {"added_cond_kwargs": {"text": image["text"], "resolution": None}, "cross_attention_kwargs": {}}
+    np.testing.assert_array_equal(denoiser(sample, 981, **inside).sample, plain)
+
+
 def test_config_reads_as_attributes(denoiser: HostedDenoiser) -> None:
     assert denoiser.config.in_channels == denoiser.config["in_channels"] == 2
     assert not hasattr(denoiser.config, "addition_embed_type")
@@ -90,6 +98,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "half": ({"sample": np.zeros(toy.GUIDED, np.float16)}, "sample is float16"),
     "bfloat16": ({"sample": torch.zeros(toy.GUIDED, dtype=torch.bfloat16)}, "sends torch.bfloat16"),
     "unknown": ({"mid_block_additional_residual": 1}, "mid_block_additional_residual"),
+    "unknown inside": ({"cross_attention_kwargs": {"scale": 0.5}}, "unknown arguments .*scale"),
     "missing": ({"text": None}, r"without \['text'\]"),
 }
 
