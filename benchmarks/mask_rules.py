@@ -19,23 +19,24 @@ def make(name: str, model: Model, steps: int = STEPS) -> Mask:
     return Mask.load(name) if made is None else made(model, steps)
 
 
-def deepcache(blocks: tuple[str, ...], calls: int, interval: int) -> Keep:
-    """What the DeepCache package computes with ``cache_branch_id`` 0: every ``interval``-th call whole, and
-    between them only the last layer of the last up block, from the features of ``conv_in`` and its cached
-    input. ``blocks`` are layers.
+def deepcache(blocks: tuple[str, ...], calls: int, interval: int, branch: int = 0) -> Keep:
+    """What the DeepCache package computes: every ``interval``-th call whole, and between them only the last
+    ``branch + 1`` layers of the last up block, from its cached input, and the first ``branch`` layers of the
+    first down block, whose features they read. ``blocks`` are layers.
 
     ``dipgo-compile mask make deepcache`` keeps whole blocks instead, which is more than the package computes.
     """
-    shallow = tuple(block in _last_layer(blocks) for block in blocks)
+    up_block, last = blocks[-1].split(".")[1], int(blocks[-1].split(".")[-1])
+    layers = {f"up_blocks.{up_block}": range(last - branch, last + 1), "down_blocks.0": range(branch)}
+    computed = {
+        f"{block}.{kind}.{index}"
+        for block, indices in layers.items()
+        for kind in ("resnets", "attentions")
+        for index in indices
+    }
+    shallow = tuple(block in computed for block in blocks)
     whole = (True,) * len(blocks)
     return tuple(whole if call % interval == 0 else shallow for call in range(calls))
-
-
-def _last_layer(blocks: tuple[str, ...]) -> frozenset[str]:
-    """The last up block's last residual block and, where it has one, the attention behind it."""
-    *up_block, _, layer = blocks[-1].split(".")
-    kinds = ("resnets", "attentions")
-    return frozenset(".".join((*up_block, kind, layer)) for kind in kinds) & frozenset(blocks)
 
 
 def _all(model: Model, steps: int) -> Mask:

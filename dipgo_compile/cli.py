@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {  # in the order in which one uses them
     "train": "Learn a mask for a model.",
     "blocks": "List what could serve as blocks of a mask.",
     "mask": "Import, make and show masks.",
+    "macs": "Count the MACs of a model, by block.",
     "build": "Compile a mask into a bundle.",
     "verify": "Compare a bundle with its model, call by call.",
     "bench": "Time a bundle against the unpruned model.",

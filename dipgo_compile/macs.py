@@ -1,7 +1,8 @@
 """Multiply-accumulates (MACs) of a denoiser and of each of its blocks.
 
-Counted as the paper counts them: convolutions and linear layers, without the two products inside attention.
-Everything happens on the meta device, so nothing is computed and no weights are needed.
+Counted as the paper counts them for UNets: convolutions and linear layers, without the two products inside
+attention; on request with them, as it counts DiT (``docs/macs.md``). Everything happens on the meta device,
+so nothing is computed and no weights are needed.
 """
 
 from __future__ import annotations
@@ -48,11 +49,19 @@ class Macs:
         return sum(costs) + self.glue if costs else self.idle
 
 
-def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str], reuse: Reuse = "output") -> Macs:
+def count_macs(
+    model: Model,
+    geometry: Geometry,
+    scopes: Iterable[str],
+    reuse: Reuse = "output",
+    *,
+    attention: bool = False,
+) -> Macs:
     """MACs of one denoiser call for one sample: ``geometry``'s batch is taken as 1.
 
-    A scope counts all that lies in it, so an outer scope includes the inner ones. Raises MaskError for a
-    scope that the denoiser doesn't have.
+    A scope counts all that lies in it, so an outer scope includes the inner ones. ``attention``: count also
+    its two products, queries with keys and scores with values. Raises MaskError for a scope that the denoiser
+    doesn't have.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -69,7 +78,8 @@ def count_macs(model: Model, geometry: Geometry, scopes: Iterable[str], reuse: R
     root = type(denoiser).__name__
 
     def macs(module: str) -> int:
-        counted = (int(count) for op, count in flops.get(module, {}).items() if str(op) in COUNTED)
+        found = flops.get(module, {}).items()
+        counted = (int(count) for op, count in found if attention or str(op) in COUNTED)
         return sum(counted) // 2  # a multiply-accumulate is two operations
 
     by_scope = {}
