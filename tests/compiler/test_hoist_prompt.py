@@ -6,22 +6,18 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import onnx
 import onnx.parser
 import onnx_ir as ir
 import pytest
-import torch
 from reference import GUIDANCE_SCALE, assert_parity, make_mask, options
 from toy_denoiser import GUIDANCE, SPECS, toy_mask, toy_model, toy_schedule
 
 from dipgo_compile.build import Exported, check, compile_plan, write
 from dipgo_compile.export import export
 from dipgo_compile.mask import Mask
-from dipgo_compile.models import family_of
-from dipgo_compile.models.presets import SD_BETAS
-from dipgo_compile.models.source import Model, example_inputs
+from dipgo_compile.models.source import example_inputs
 from dipgo_compile.partition import SCOPES, partition
 from dipgo_compile.passes.apply_mask import ApplyMask
 from dipgo_compile.passes.base import Sequential
@@ -35,26 +31,7 @@ from dipgo_compile.program import PROLOGUE, Program
 from dipgo_compile.report import as_text, facts
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.runtime import Runtime
-
-UNET = {
-    "sample_size": 8,
-    "block_out_channels": (8, 16),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
-    "cross_attention_dim": 8,
-    "attention_head_dim": 4,
-    "norm_num_groups": 4,
-}
-DIT = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 8,
-    "in_channels": 4,
-    "out_channels": 8,
-    "num_layers": 2,
-    "sample_size": 8,
-    "num_embeds_ada_norm": 10,
-}
+from tests.families.tiny import make
 
 
 def parsed(text: str, scopes: Mapping[str, str] | None = None) -> ir.Model:
@@ -73,22 +50,9 @@ def hoisted(program: Program) -> set[str]:
     return {name for engine in program.engines if engine.name == "prologue" for name in engine.outputs}
 
 
-def small(class_name: str, config: dict[str, object]) -> Exported:
+def small(name: str) -> Exported:
     """A denoiser of a few thousand random weights, exported for one guided image."""
-    torch.manual_seed(0)
-    denoiser = getattr(diffusers, class_name)(**config).eval().requires_grad_(False)
-    for parameter in denoiser.parameters():  # adaLN-zero starts a DiT as the identity
-        parameter += 0.05 * torch.randn_like(parameter)
-    model = Model(
-        source=f"tests/{class_name}",
-        family=family_of(class_name),
-        denoiser=denoiser,
-        config=dict(denoiser.config),
-        scheduler_class="DDIMScheduler",
-        scheduler_config=dict(SD_BETAS),
-        tokens=3,
-        vae_scale_factor=1,
-    )
+    model = make(name)
     geometry = model.geometry(batch=2)
     return Exported(model, geometry, export(model, geometry))
 
@@ -227,7 +191,7 @@ def test_a_small_unet(rewritten, tmp_path):
     """Attention as exported reads keys and values with heads apart, as rewritten straight from the matrix
     product.
     """
-    unet = small("UNet2DConditionModel", UNET)
+    unet = small("sd15")
     if rewritten:
         apply(unet.onnx, default_rewrites("onnxruntime"))
     blocks = unet.model.blocks()
@@ -238,7 +202,7 @@ def test_a_small_unet(rewritten, tmp_path):
 
 def test_a_small_dit(tmp_path):
     """All that its class decides depends on the timestep too."""
-    dit = small("DiTTransformer2DModel", DIT)
+    dit = small("dit")
     blocks = dit.model.blocks()
     mask = mask_of(dit, "1" * len(blocks), "1" * len(blocks))
     assert hoisted(compiled(dit, mask).program) == set()

@@ -21,8 +21,7 @@ from dipgo_compile.models.source import example_inputs
 from dipgo_compile.partition import SCOPES, partition
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.rewrites import NAMES, apply, default_rewrites
-from tests.trainer.tiny_models import DIT, UNET
-from tests.trainer.tiny_models import build as random_model
+from tests.families.tiny import make
 
 TOLERANCE = 1e-5  # relative to the largest value: float32 rounds at 6e-8, through some hundred layers
 
@@ -53,10 +52,7 @@ def denoiser(request) -> Exported:
     """A denoiser as the exporter gave it. Not to be changed."""
     if request.param == "tiny-sd":
         return request.getfixturevalue("plain_tiny_sd")
-    class_name, config = {"unet": ("UNet2DConditionModel", UNET), "dit": ("DiTTransformer2DModel", DIT)}[
-        request.param
-    ]
-    model = random_model(class_name, config)
+    model = make({"unet": "sd15"}.get(request.param, request.param))
     geometry = model.geometry(batch=2)
     return Exported(model, geometry, export(model, geometry))
 

@@ -13,6 +13,7 @@ from dipgo_trainer.samples import random_conditions
 from dipgo_trainer.supernet import SuperNet
 from dipgo_trainer.train import Task, Trainer
 
+from dipgo_compile.build import Exported
 from dipgo_compile.export import export
 from dipgo_compile.macs import count_macs
 from dipgo_compile.mask import Mask, ModelRef
@@ -21,7 +22,6 @@ from dipgo_compile.models.source import Model
 from dipgo_compile.partition import partition
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedulers import scheduler_ref
-from tests.compiler.exported import Exported
 from tests.compiler.reference import assert_parity, options
 from tests.families.tiny import make
 

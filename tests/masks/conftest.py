@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,25 +17,6 @@ from dipgo_compile.models.presets import SD_BETAS
 FIXTURES = Path(__file__).parents[2] / "benchmarks" / "masks"
 BLOCKS = ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1")
 ROWS = ("11111", "00000", "11011", "00001")
-UNET = {
-    "sample_size": 8,
-    "block_out_channels": (8, 16),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
-    "cross_attention_dim": 8,
-    "attention_head_dim": 4,
-    "norm_num_groups": 4,
-}
-DIT = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 8,
-    "in_channels": 4,
-    "out_channels": 8,
-    "num_layers": 2,
-    "sample_size": 8,
-    "num_embeds_ada_norm": 10,
-}
 
 
 def _make_mask(rows: tuple[str, ...] = ROWS, blocks: tuple[str, ...] = BLOCKS, **changes: Any) -> Mask:
@@ -68,29 +50,18 @@ def released() -> Mask:
 @pytest.fixture(scope="session")
 def small_unet() -> Any:
     """Two levels of 8 and 16 channels, with random weights."""
-    import torch
-    from diffusers import UNet2DConditionModel
+    from tests.families.tiny import make
 
-    from dipgo_compile.models.source import Model
-
-    torch.manual_seed(0)
-    denoiser = UNet2DConditionModel(**UNET).eval().requires_grad_(False)
-    family = family_of("UNet2DConditionModel")
-    return Model("small", family, denoiser, dict(denoiser.config), "DDIMScheduler", {**SD_BETAS}, 3, 8)
+    return replace(make("sd15"), source="small", scheduler_config={**SD_BETAS}, vae_scale_factor=8)
 
 
 @pytest.fixture(scope="session")
 def small_dit() -> Any:
     """Two blocks of width 16, with random weights."""
-    import torch
-    from diffusers import DiTTransformer2DModel
+    from tests.families.tiny import DIT, make_model
 
-    from dipgo_compile.models.source import Model
-
-    torch.manual_seed(0)
-    denoiser = DiTTransformer2DModel(**DIT).eval().requires_grad_(False)
-    family = family_of("DiTTransformer2DModel")
-    return Model("small-dit", family, denoiser, dict(denoiser.config), "DDIMScheduler", {**SD_BETAS}, 3, 8)
+    dit = make_model("DiTTransformer2DModel", {**DIT, "num_layers": 2})
+    return replace(dit, source="small-dit", scheduler_config={**SD_BETAS}, vae_scale_factor=8)
 
 
 @pytest.fixture(scope="session")

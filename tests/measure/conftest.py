@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_pipeline import make_mask, save_pipeline
+from small_pipeline import make_mask
 
 from dipgo_compile.build import BuildOptions, build
 from dipgo_compile.mask import Mask
+from tests.families.tiny import save
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,13 +24,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_pipeline(tmp_path_factory.mktemp("models") / "small", seed=0)
+    return save("sd15", tmp_path_factory.mktemp("models") / "small", seed=0)
 
 
 @pytest.fixture(scope="session")
 def other_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same architecture with other weights."""
-    return save_pipeline(tmp_path_factory.mktemp("models") / "other", seed=1)
+    return save("sd15", tmp_path_factory.mktemp("models") / "other", seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_pipeline
 from diffusers import UNet2DConditionModel
 
 from dipgo_compile.bundle import MASK, WEIGHTS, open_bundle, write_bundle
@@ -22,6 +21,7 @@ from dipgo_compile.comparison import (
 )
 from dipgo_compile.errors import InputError, ModelError, ParityError
 from dipgo_compile.mask import Mask
+from tests.families.tiny import UNET, save
 
 ONE = np.ones((2, 3), np.float32)
 
@@ -122,9 +122,7 @@ def test_another_mask_is_found_at_the_call_that_differs(bundle: Path, tmp_path: 
 
 
 def test_another_architecture_is_refused(bundle: Path, tmp_path: Path) -> None:
-    path = small_pipeline.save_pipeline(tmp_path / "wider", seed=0)
-    UNet2DConditionModel(**{**small_pipeline.UNET, "block_out_channels": (8, 32)}).save_pretrained(
-        path / "unet"
-    )
+    path = save("sd15", tmp_path / "wider")
+    UNet2DConditionModel(**{**UNET, "block_out_channels": (8, 32)}).save_pretrained(path / "unet")
     with pytest.raises(ModelError, match="architecture"):
         compare(bundle, source=str(path), threads=1)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from dipgo_trainer.cascade import Topology
 from dipgo_trainer.topology import topology_of
-from tiny_models import DIT, UNET, build
 
 from dipgo_compile.models.source import Model
+from tests.families.tiny import make
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -22,12 +22,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def unet() -> Model:
-    return build("UNet2DConditionModel", UNET)
+    return make("sd15")
 
 
 @pytest.fixture(scope="package")
 def dit() -> Model:
-    return build("DiTTransformer2DModel", DIT)
+    return make("dit")
 
 
 @pytest.fixture(scope="package")

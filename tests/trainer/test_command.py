@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,25 +10,16 @@ from dipgo_trainer.command import train
 from dipgo_trainer.config import TrainConfig
 from dipgo_trainer.samples import read_prompts
 from dipgo_trainer.session import Schedule, Selection, choose_blocks, make_task
-from tiny_models import SCHEDULER, SCHEDULER_CONFIG
 
 from dipgo_compile.errors import DipgoError, InputError, MaskError
 from dipgo_compile.mask import Mask
-from dipgo_compile.models.source import Model, make_scheduler
+from dipgo_compile.models.source import Model
+from tests.families.tiny import save
 
 
 @pytest.fixture(scope="module")
-def pipeline(dit: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("pipeline")
-    dit.denoiser.save_pretrained(directory / "transformer")
-    make_scheduler(SCHEDULER, SCHEDULER_CONFIG).save_pretrained(directory / "scheduler")
-    index = {
-        "_class_name": "DiTPipeline",
-        "transformer": ["diffusers", dit.class_name],
-        "scheduler": ["diffusers", SCHEDULER],
-    }
-    (directory / "model_index.json").write_text(json.dumps(index))
-    return directory
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save("dit", tmp_path_factory.mktemp("pipeline"))
 
 
 def test_train_writes_a_mask_for_the_model(pipeline: Path, tmp_path: Path) -> None:
