@@ -109,7 +109,7 @@ def _timed(result: SuiteResult) -> list[tuple[str, float]]:
             continue
         name = row["name"]
         if name == "dense":
-            name = f"dense, {case['backend']} {case['precision']}"
+            name = f"dense, {case.get('model', case['backend'])} {case['precision']}"
         elif name in ("plan", "supernet", "deepcache"):
             name = f"{name}, {case['name']}"
         bars.setdefault(name, seconds)

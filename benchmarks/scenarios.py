@@ -41,11 +41,20 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A model, and the images' height and width."""
+
+    model: str
+    pixels: int
+
+
+@dataclass(frozen=True)
 class Case:
     """A bundle and the rows it is timed beside.
 
     ``mask`` is what ``mask_rules.make`` takes. The row ``dense`` of a case runs in the case's backend and
     precision. ``footprint``: also measure loading, memory and size on disk. ``quick``: part of a quick run.
+    ``subject``: None is the scenario's.
     """
 
     name: str
@@ -57,11 +66,12 @@ class Case:
     precision: str = "fp32"
     footprint: bool = False
     quick: bool = True
+    subject: Subject | None = None
 
 
 @dataclass(frozen=True)
 class SuiteScenario:
-    """Many masks and peers on one architecture and image size, with goals.
+    """Many masks and peers on one architecture and image size, or on those that the cases name, with goals.
 
     ``steps`` of the masks that are made by rule. ``timed_calls``: rows whose calls all cost the same are
     timed for so many of them, and their time for an image is that of a call times the calls.
@@ -69,11 +79,17 @@ class SuiteScenario:
 
     name: str
     about: str
-    model: str
-    pixels: int
+    model: str | None
+    pixels: int | None
     cases: tuple[Case, ...]
     steps: int = 50
     timed_calls: int = 3
+
+    def subject(self, case: Case) -> Subject:
+        if case.subject is not None:
+            return case.subject
+        assert self.model is not None and self.pixels is not None  # or every case has its own
+        return Subject(self.model, self.pixels)
 
 
 TINY_SD_MASK = "models/tiny-sd/masks/ddim50_0.80.json"
@@ -149,6 +165,39 @@ SD15_CASES = (
     ),
 )
 
+FAMILIES = "families"
+FAMILY_STEPS = 20
+
+
+def _family(name: str, pixels: int, kept: float, blocks: str) -> tuple[Case, Case]:
+    """An unpruned plan and a mask for a preset."""
+    subject, mask = (
+        Subject(f"random:{name}", pixels),
+        f"{MASKS}/{name}_ddim{FAMILY_STEPS}_{blocks}_{kept}.json",
+    )
+    about = {"layer": "random layers", "residual": "random blocks, residual reuse"}[blocks]
+    return (
+        Case(f"{name}-all-ones", "every block at every call", "all", (PLAN_AND_DENSE,), subject=subject),
+        Case(
+            f"{name}-{blocks}-{kept}",
+            f"{about}, {kept} of the MACs",
+            mask,
+            (PLAN_AND_DENSE,),
+            footprint=name == "dit-xl-2",
+            subject=subject,
+        ),
+    )
+
+
+# Those whose plan and whole graph are in 24 GiB together: Stable Diffusion XL's weights alone are 10.3 GB.
+FAMILY_CASES = (
+    *_family("bk-sdm-small", 512, 0.3, "layer"),
+    *_family("bk-sdm-base", 512, 0.3, "layer"),
+    *_family("sd21", 512, 0.3, "layer"),
+    *_family("dit-xl-2", 256, 0.4, "residual"),
+    *_family("pixart-alpha-512", 512, 0.4, "residual"),
+)
+
 SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario, ...] = (
     SuiteScenario(
         name="sd15-512",
@@ -163,6 +212,14 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario, ...] = (
         model="random:sd15",
         pixels=256,
         cases=SD15_CASES,
+    ),
+    SuiteScenario(
+        name=FAMILIES,
+        about="published architectures, unpruned and pruned, random weights",
+        model=None,
+        pixels=None,
+        cases=FAMILY_CASES,
+        steps=FAMILY_STEPS,
     ),
     SpeedScenario(
         name="tiny-sd",

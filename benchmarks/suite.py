@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from benchmarks import mask_rules, results
 from benchmarks.rows import MODULES
-from benchmarks.scenarios import Case, SuiteScenario, Turn
+from benchmarks.scenarios import Case, Subject, SuiteScenario, Turn
 from dipgo_compile import machine
 from dipgo_compile.bench import SETTLE_SECONDS
 from dipgo_compile.bench_worker import Worker
@@ -122,7 +122,9 @@ def run(
 
 
 class _Bench:
-    """Builds a case's bundle, measures it and deletes it. Inputs and the dense graph serve all cases."""
+    """Builds a case's bundle, measures it and deletes it. Inputs and the dense graph serve all cases of a
+    subject.
+    """
 
     def __init__(
         self,
@@ -136,22 +138,25 @@ class _Bench:
     ) -> None:
         self._scenario, self._settings, self._workspace = scenario, settings, workspace
         self._builder, self._peaks, self._steps, self._save = builder, peaks, steps, save
-        self._prepared = False
+        self._prepared: Subject | None = None
 
     def measure(self, case: Case, found: Json) -> None:
         bundle = self._workspace / f"{case.name}.dipgo"
+        subject, shared = self._scenario.subject(case), self._workspace / "shared"
         found.pop("failed", None)
         try:
             self._steps(f"{case.name}: build")
             options = _build_options(self._scenario, case)
             found |= self._builder(self._scenario, case, options, bundle)
-            if not self._prepared:
-                _apart(_prepare, bundle, self._scenario.model, self._workspace)
-                self._prepared = True
+            if self._prepared != subject:
+                shutil.rmtree(shared, ignore_errors=True)
+                shared.mkdir()
+                _apart(_prepare, bundle, subject.model, shared)
+                self._prepared = subject
             job = Job(
                 bundle=str(bundle),
-                source=self._scenario.model,
-                workspace=str(self._workspace),
+                source=subject.model,
+                workspace=str(shared),
                 threads=self._settings["threads"],
                 guidance_scale=self._settings["guidance_scale"],
             )
@@ -271,19 +276,19 @@ class _Steps:
 
 def _build_options(scenario: SuiteScenario, case: Case) -> BuildOptions:
     """Raises BackendError for a backend or a precision that there isn't."""
-    options = BuildOptions(
-        height=scenario.pixels, width=scenario.pixels, backend=case.backend, precision=case.precision
-    )
+    pixels = scenario.subject(case).pixels
+    options = BuildOptions(height=pixels, width=pixels, backend=case.backend, precision=case.precision)
     return options if case.fuse else replace(options, fuse="none")
 
 
-@functools.cache
-def _exported(source: str, pixels: int) -> Exported:
-    return Exported.of(load(source), BuildOptions(height=pixels, width=pixels))
+@functools.lru_cache(maxsize=1)
+def _exported(subject: Subject) -> Exported:
+    size = BuildOptions(height=subject.pixels, width=subject.pixels)
+    return Exported.of(load(subject.model), size)
 
 
 def _build_shared(scenario: SuiteScenario, case: Case, options: BuildOptions, bundle: Path) -> Json:
-    found = _build(scenario, case, options, bundle, _exported(scenario.model, scenario.pixels))
+    found = _build(scenario, case, options, bundle, _exported(scenario.subject(case)))
     del found["build_seconds"]
     return found
 
@@ -291,8 +296,9 @@ def _build_shared(scenario: SuiteScenario, case: Case, options: BuildOptions, bu
 def _build(
     scenario: SuiteScenario, case: Case, options: BuildOptions, bundle: Path, exported: Exported | None
 ) -> Json:
-    mask = mask_rules.make(case.mask, load(scenario.model, weights=False), scenario.steps)
-    report = build(mask, source=scenario.model, output=bundle, options=options, exported=exported)
+    source = scenario.subject(case).model
+    mask = mask_rules.make(case.mask, load(source, weights=False), scenario.steps)
+    report = build(mask, source=source, output=bundle, options=options, exported=exported)
     program = report.plan.program
     return {
         "mask": {**mask.provenance, "calls": mask.calls, "calls_run": len(program.calls_with_runs())},
@@ -395,6 +401,8 @@ def _found(content: Json, case: Case) -> Json:
         "precision": case.precision,
         "fused": case.fuse,
     }
+    if case.subject is not None:
+        new |= asdict(case.subject)
     return next((found for found in content["cases"] if found["name"] == case.name), new)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from benchmarks.scenarios import FAMILY_CASES
 
 Json = dict[str, Any]
 UNSTEADY = 0.1  # of the median: undisturbed samples of a second or more lie within a few percent
@@ -185,3 +188,24 @@ GOALS = (
         at_most=True,
     ),
 )
+
+
+def _family_goals() -> Iterator[Goal]:
+    for case in FAMILY_CASES:
+        if case.mask == "all":
+            yield Goal(
+                f"{case.name}: seconds of a call, over the whole graph's",
+                partial(SuiteResult.ratio, case=case.name, row="plan", other="dense"),
+                1.0,
+                at_most=True,
+            )
+        elif "residual" in case.name:
+            yield Goal(f"{case.name}: efficiency", partial(SuiteResult.efficiency, case=case.name), 1.0)
+
+
+FAMILY_GOALS = tuple(_family_goals())
+
+
+def goals_of(result: SuiteResult) -> tuple[Goal, ...]:
+    """Those of the architectures that the result is about."""
+    return GOALS if result.scenario["model"] is not None else FAMILY_GOALS

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown
-from benchmarks.suite_results import GOALS, UNSTEADY, Goal, SuiteResult, is_unsteady, median
+from benchmarks.suite_results import UNSTEADY, Goal, SuiteResult, goals_of, is_unsteady, median
 
 Json = dict[str, Any]
 
 
 def render(result: SuiteResult, pictures: Sequence[Path] = ()) -> Iterator[str]:
-    scenario, pixels = result.scenario, result.scenario["pixels"]
+    scenario = result.scenario
     yield (
-        f"`{scenario['model']}` at {pixels}x{pixels}, {scenario['steps']} DDIM steps, guidance (two samples "
+        f"{_subjects(result)}, {scenario['steps']} DDIM steps, guidance (two samples "
         f"a call), {scenario['threads']} threads. The rows of a turn are alive together and take turns; "
         "ratios are of medians of one turn. `dense` is the unpruned denoiser as one graph in the same "
         "backend and precision."
     )
     yield ""
-    yield from markdown.table(("goal", "bound", "measured", ""), [_goal(goal, result) for goal in GOALS])
+    goals = [_goal(goal, result) for goal in goals_of(result)]
+    yield from markdown.table(("goal", "bound", "measured", ""), goals)
     yield ""
     yield from _unsteady(result)
     yield from _times(result)
@@ -31,6 +32,13 @@ def render(result: SuiteResult, pictures: Sequence[Path] = ()) -> Iterator[str]:
     for picture in pictures:
         kind = picture.stem.rpartition("-")[2]
         yield from ("", f"![{kind}]({picture.parent.name}/{picture.name})")
+
+
+def _subjects(result: SuiteResult) -> str:
+    """The models and image sizes that were measured."""
+    found = [result.scenario, *result.cases]
+    sizes = {of["model"]: of["pixels"] for of in found if of.get("model") is not None}
+    return ", ".join(f"`{model}` at {pixels}x{pixels}" for model, pixels in sizes.items())
 
 
 def _goal(goal: Goal, result: SuiteResult) -> tuple[str, str, str, str]:

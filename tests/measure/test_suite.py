@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from benchmarks import mask_rules, plots, results, suite, suite_table
 from benchmarks.__main__ import main
 from benchmarks.rows import deepcache, torch_compile
-from benchmarks.scenarios import SCENARIOS, Case, SuiteScenario, Turn
+from benchmarks.scenarios import SCENARIOS, Case, Subject, SuiteScenario, Turn
 from benchmarks.suite_results import GOALS, Goal, SuiteResult
 from dipgo_compile import bench
 from dipgo_compile.bench import BenchOptions
@@ -146,6 +146,25 @@ def test_a_whole_run_with_all_kinds_of_figures(pipeline: Path, tmp_path: Path) -
     assert result.load_seconds() > 0
 
 
+@pytest.mark.slow  # a dozen processes
+@pytest.mark.parametrize("quick", [True, False])
+def test_cases_may_have_models_of_their_own(
+    quick: bool, pipeline: Path, other_pipeline: Path, tmp_path: Path
+) -> None:
+    """Inputs and dense graph are those of the case's own model."""
+    subjects = {"one": pipeline, "two": other_pipeline}
+    cases = tuple(
+        Case(name, "", "all", (Turn(("plan", "dense"), repeats=1),), subject=Subject(str(path), 8 * size))
+        for size, (name, path) in enumerate(subjects.items(), start=1)
+    )
+    mixed = SuiteScenario("mixed", "about", None, None, cases, steps=2, timed_calls=1)
+    options = suite.Options(threads=1, quick=quick)
+    found = suite.run(mixed, options, tmp_path / "mixed.json", resume=False, command="")["cases"]
+    assert [case["model"] for case in found] == [str(path) for path in subjects.values()]
+    assert all("seconds_per_image" in row for case in found for row in case["turns"][0]["rows"])
+    assert found[1]["macs"]["dense"] > 3 * found[0]["macs"]["dense"]
+
+
 def test_a_case_that_cannot_be_built_is_written_down(pipeline: Path, tmp_path: Path) -> None:
     case = Case("elsewhere", "", "all", (Turn(("plan", "dense")),), backend="abacus")
     file = tmp_path / "small.json"
@@ -244,6 +263,29 @@ def test_the_section_has_goals_times_and_failures() -> None:
     assert "- released-0.80, supernet: out of memory" in lines
     assert "- memory of plan, fast: no" in lines
     assert "![speedup](plots/sd15-512-speedup.png)" in lines
+
+
+def family(name: str, mask: str) -> dict[str, Any]:
+    """A case of a suite whose cases have models of their own."""
+    (case,) = content()["cases"]
+    del case["footprint"]
+    return {**case, "name": f"{name}-{mask}", "model": f"random:{name}", "pixels": 256}
+
+
+def test_a_suite_of_architectures_has_goals_of_its_own(tmp_path: Path) -> None:
+    cases = [family("dit-xl-2", "all-ones"), family("dit-xl-2", "residual-0.4")]
+    cases[0]["turns"][0]["rows"][0] = timed("plan", 99.0, first=99.0)
+    settings = {**content()["scenario"], "model": None, "pixels": None}
+    result = SuiteResult({"scenario": settings, "cases": cases})
+    lines = list(suite_table.render(result))
+    assert lines[0].startswith("`random:dit-xl-2` at 256x256, 50 DDIM steps")
+    assert (
+        "| dit-xl-2-all-ones: seconds of a call, over the whole graph's | at most 1 | 0.99 | met |" in lines
+    )
+    assert "| dit-xl-2-residual-0.4: efficiency | at least 1 | 1.00 | met |" in lines
+    assert any("pixart-alpha-512-residual-0.4: efficiency" in line for line in lines)
+    assert not any("released mask" in line for line in lines)
+    assert len(plots.draw("families", result, tmp_path)) == 3
 
 
 def test_unsteady_rows_are_named() -> None:
