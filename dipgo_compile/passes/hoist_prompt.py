@@ -7,7 +7,10 @@ settled tensors before the first call, and the other engines read them.
 
 A hoisted tensor lives in the arena for the whole image, so it has to save something: work (``WORK``) lies
 behind it, and at least two calls read it. Reshapes and transposes go along with the work they follow; alone,
-as on an attention mask, they stay in the calls, and so does a broadcast to a larger shape.
+as on an attention mask, they stay in the calls, and so does a broadcast to a larger shape. An engine that
+reads conditions alone goes to the prologue whole, whatever it computes: ``value_numbering`` lets it run once
+anyway, but in the first call, which would then be unlike the others (PixArt's mask, spread out once for all
+blocks).
 
 Tensors of the timestep *and* a condition, such as the modulation of a DiT, stay in the calls too. Computed
 ahead, but for one call at a time, they would cost what they cost there; the gain would be in one matrix
@@ -61,12 +64,12 @@ class HoistPrompt(Pass):
 
     def __init__(self, model: ir.Model, graph: BlockGraph) -> None:
         self._model = model
-        self._conditions, self._output = graph.conditions, graph.output
+        self._conditions, self._output, self._tensors = graph.conditions, graph.output, graph.tensors
 
     def __call__(self, program: Program) -> PassResult:
         if any(run.call == PROLOGUE for run in program.runs()):
             return PassResult(program, False, "there is a prologue already")
-        settled = settled_tensors(self._model.graph, self._conditions)
+        settled = settled_tensors(self._model.graph, self._conditions) | self._of_whole_engines(program)
         cut = self._cut(program, settled.keys() - {self._output})
         hoisted = cut.hoisted()
         outputs = tuple(name for name in settled if name in hoisted)
@@ -97,6 +100,16 @@ class HoistPrompt(Pass):
         ).with_instructions(tuple(instructions))
         nbytes = sum(spec.nbytes for spec in specs.values())
         return PassResult(result, True, f"{len(outputs)} tensors of {len(readers)} blocks, {nbytes:,} bytes")
+
+    def _of_whole_engines(self, program: Program) -> dict[str, TensorSpec]:
+        """What engines give that read nothing but conditions."""
+        settled = dict.fromkeys(self._conditions)
+        found: dict[str, TensorSpec] = {}
+        for engine in program.engines:
+            if engine.inputs and settled.keys() >= set(engine.inputs):
+                settled |= dict.fromkeys(engine.outputs)
+                found |= {name: self._tensors[name] for name in engine.outputs}
+        return found
 
     def _cut(self, program: Program, candidates: Set[str]) -> _Cut:
         """Keeps the candidates that at least two calls read. One that is dropped is computed by its reader

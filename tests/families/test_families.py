@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ from dipgo_trainer.samples import random_conditions
 from dipgo_trainer.supernet import SuperNet
 from dipgo_trainer.train import Task, Trainer
 
-from dipgo_compile.build import Exported
+from dipgo_compile.build import Exported, check, compile_plan
 from dipgo_compile.export import export
 from dipgo_compile.macs import count_macs
 from dipgo_compile.mask import Mask, ModelRef
 from dipgo_compile.models.base import GRANULARITIES
 from dipgo_compile.models.source import Model
 from dipgo_compile.partition import partition
+from dipgo_compile.program import PROLOGUE
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedulers import scheduler_ref
 from tests.compiler.reference import assert_parity, options
@@ -32,7 +34,6 @@ CONDITIONS = {
     "bk-sdm-small": ("encoder_hidden_states",),
     "dit": ("class_labels",),
     "pixart-alpha": ("encoder_hidden_states", "encoder_attention_mask", "resolution", "aspect_ratio"),
-    "pixart-alpha-512": ("encoder_hidden_states", "encoder_attention_mask"),
 }
 STEPS = 5
 
@@ -96,6 +97,20 @@ def test_blocks_are_in_order_and_hold_the_work(exported: Exported, granularity: 
 def test_a_random_mask(exported: Exported, granularity: str, tmp_path: Path) -> None:
     mask = random_mask(exported.model, granularity, seed=len(granularity))
     assert_parity(exported, mask, options(), tmp_path / "m.dipgo", seed=0)
+
+
+def test_conditions_are_read_once_an_image_and_timesteps_never(name: str, exported: Exported) -> None:
+    """What they alone decide is hoisted and folded. A DiT's class is added to the timestep first."""
+    model = exported.model
+    mask = random_mask(model, "block", seed=0)
+    dense = replace(mask, keep=((True,) * len(mask.blocks),) * mask.calls)
+    schedule = check(dense, model)
+    plan = compile_plan(model, exported.geometry, exported.onnx, dense, schedule, options())
+    calls = [run for run in plan.program.runs() if run.call != PROLOGUE]
+    read = {value for run in calls for value in run.inputs}
+    assert read.isdisjoint(CONDITIONS[name]) is (name != "dit")
+    assert not any(value.startswith("timestep@") for value in read)
+    assert len({run.engine for run in calls}) == 1  # every call is like the first
 
 
 def test_a_training_step_moves_the_gates(plain: Exported) -> None:
