@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from dipgo_trainer.samples import text_conditions
 
 from dipgo_compile.errors import InputError, ModelError
 from dipgo_compile.models import Geometry
@@ -106,6 +107,11 @@ def test_without_a_mid_block_there_is_none() -> None:
     model = make("bk-sdm-small")
     assert model.blocks() == ("down_blocks.0", "down_blocks.1", "up_blocks.0", "up_blocks.1")
     assert not any(scope.startswith("mid_block") for scope in executed_scopes(model))
+
+
+def test_prompts_alone_do_not_condition_every_model() -> None:
+    with pytest.raises(InputError, match="reads text_embeds, time_ids besides encoder_hidden_states"):
+        text_conditions(make("sdxl"), None, ["a bag"])
 
 
 @pytest.mark.parametrize("name", ["sdxl", "dit", "pixart-alpha"])

@@ -83,10 +83,16 @@ def test_masks_by_rule(pipeline: Path) -> None:
         ("sd15_ddim50_released_0.80.json", 0.2),
         ("sd15_ddim50_layer_0.5.json", 0.5),
         ("sd15_ddim50_layer_0.3.json", 0.3),
+        ("bk-sdm-small_ddim20_layer_0.3.json", 0.3),
+        ("bk-sdm-base_ddim20_layer_0.3.json", 0.3),
+        ("sd21_ddim20_layer_0.3.json", 0.3),
+        ("dit-xl-2_ddim20_residual_0.4.json", 0.4),
+        ("pixart-alpha-512_ddim20_residual_0.4.json", 0.4),
     ],
 )
 def test_committed_masks_keep_what_their_names_say(file: str, kept: float) -> None:
-    mask, model = Mask.load(MASKS / file), load("random:sd15", weights=False)
+    mask = Mask.load(MASKS / file)
+    model = load(mask.model.source, weights=False)
     assert mask.model.config_sha256 == model.config_sha256
     ratio = mask.macs_ratio(count_macs(model, model.geometry(1), mask.blocks))
     assert ratio == pytest.approx(kept, abs=0.0125)  # heuristics.RATIO_TOLERANCE

@@ -58,8 +58,17 @@ def order_of(config: TrainConfig, step: int) -> int:
 
 
 def text_conditions(model: Model, pipeline: Any, prompts: Sequence[str]) -> Conditions:
-    """Prompts, encoded by the pipeline's text encoder; "" is the unconditional half."""
-    (spec,) = _condition_specs(model)
+    """Prompts, encoded by the pipeline's text encoder; "" is the unconditional half. Raises InputError for
+    denoisers that read more than one embedding of the prompt.
+    """
+    spec, *others = _condition_specs(model)
+    if others:
+        raise InputError(
+            f"{model.class_name} reads {', '.join(other.name for other in others)} besides {spec.name}",
+            where=model.source,
+            available=(spec.name,),
+            mend="call dipgo_trainer.train.train with a Task whose conditions you encode yourself",
+        )
 
     def encode(prompt: str) -> Tensor:
         with torch.no_grad():
