@@ -64,10 +64,10 @@ def _check(config: Config) -> None:
                 available=compiled,
                 mend="use the UNet of a text-to-image pipeline",
             )
-    if config["in_channels"] != config["out_channels"]:
+    if config["in_channels"] > config["out_channels"]:
         raise ModelError(
-            f"the UNet reads {config['in_channels']} channels and predicts {config['out_channels']}: others "
-            "than the latents, as for inpainting, cannot be compiled",
+            f"the UNet reads {config['in_channels']} channels and predicts {config['out_channels']}: what "
+            "stands beside the latents, as for inpainting, cannot be compiled",
             where="in_channels",
             mend="use the UNet of a text-to-image pipeline",
         )

@@ -14,6 +14,7 @@ from dipgo_compile.cli import main
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.presets import PRESETS
 from dipgo_compile.models.source import load
+from dipgo_compile.schedulers import scheduler_ref
 from scripts import macs_table
 
 MILLION_PARAMETERS = {
@@ -43,12 +44,13 @@ def test_the_table_is_that_of_the_code(counted: list[float]) -> None:
     assert macs_table.FILE.read_text(encoding="utf-8") == macs_table.render(counted)
 
 
-def test_presets_have_the_published_size() -> None:
-    found = {
-        name: sum(p.numel() for p in load(f"random:{name}", weights=False).denoiser.parameters()) / 1e6
-        for name in PRESETS
-    }
-    assert found == pytest.approx(MILLION_PARAMETERS, abs=0.05)
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_has_the_published_size_and_a_schedule(name: str) -> None:
+    model = load(f"random:{name}", weights=False)
+    parameters = sum(parameter.numel() for parameter in model.denoiser.parameters())
+    assert parameters / 1e6 == pytest.approx(MILLION_PARAMETERS[name], abs=0.05)
+    calls = len(scheduler_ref(None, model, 4).timesteps)
+    assert calls == (5 if model.scheduler_class == "PNDMScheduler" else 4)
 
 
 def test_the_committed_deepcache_mask_is_that_of_the_rule() -> None:
