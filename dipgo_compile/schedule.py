@@ -6,8 +6,11 @@ sample, noise prediction and noise draw gets its own basis vector, and the vecto
 row of the table. So no scheduler is reimplemented, and a compiled plan holds no scheduler code. The table is
 then compared with the real scheduler on random tensors, which also finds what isn't linear.
 
-Most rows are short. Schedulers that hold a corrected sample inside (UniPC, SA-Solver) give rows that reach
-back to the first call: right, but not small.
+Rows are short: a row reaches back a few calls, so few tensors are alive at a time. Schedulers that carry a
+corrected sample inside (UniPC) give rows that reach back to the first call; ``_shortened`` mends that.
+
+Image-to-image begins in the middle: a scheduler's ``add_noise`` is linear, too, and ``Start`` holds its two
+coefficients.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from dipgo_compile.errors import DipgoError, ScheduleError
@@ -30,6 +34,8 @@ DRAWS_PER_CALL = 2  # room in the basis; no known scheduler draws noise more tha
 # Some schedulers compute in float32 whatever they are given: a few roundings of 6e-8, relative to the terms.
 # A clipped or thresholded sample is off by more than 1e-2.
 TOLERANCE = 1e-5
+# Rows are computed in float64: what is left of a coefficient that cancels out is a few roundings of 1e-16.
+CANCELLED = 1e-12
 WAY_OUT = "keep this scheduler on the host: load the bundle and call Runtime.as_unet in your own loop"
 
 
@@ -56,8 +62,23 @@ class ScheduleStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """Where a loop begins that turns one image into another.
+
+    ``step`` counts inference steps, ``call`` denoiser calls: the first ones of the whole loop that are made.
+    The first sample is ``image`` times the clean latents plus ``noise`` times unit normal noise.
+    """
+
+    step: int
+    call: int
+    image: float
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
-    """A denoising loop's arithmetic. The first sample is ``init_noise_sigma`` times unit normal noise.
+    """A denoising loop's arithmetic. The first sample is ``init_noise_sigma`` times unit normal noise, unless
+    ``start`` says otherwise; calls are counted from the first that is made.
 
     ``noise_draws`` counts all draws, also those that no term reads: they advance the generator all the same.
     Coefficients are float64, but only float32-accurate where the scheduler itself computes in float32.
@@ -68,6 +89,7 @@ class Schedule:
     init_noise_sigma: float
     noise_draws: int
     steps: tuple[ScheduleStep, ...]
+    start: Start | None = None
 
     @property
     def timesteps(self) -> tuple[float, ...]:
@@ -75,23 +97,34 @@ class Schedule:
         return tuple(step.timestep for step in self.steps)
 
 
-def probe(class_name: str, config: Mapping[str, Any], num_inference_steps: int) -> Schedule:
-    """The table of a diffusers scheduler.
+def probe(
+    class_name: str,
+    config: Mapping[str, Any],
+    num_inference_steps: int,
+    start_step: int | None = None,
+) -> Schedule:
+    """The table of a diffusers scheduler; with ``start_step``, of its loop from that step on, as diffusers'
+    image-to-image pipelines cut it.
 
     Not thread-safe: it replaces the scheduler's source of noise for a moment. Raises ScheduleError, naming
     the option that isn't linear where it is a known one.
     """
-    scheduler = _fresh(class_name, config, num_inference_steps)
+
+    def fresh() -> _Loop:
+        scheduler = _fresh(class_name, config, num_inference_steps)
+        return _Loop(scheduler, num_inference_steps, start_step)
+
+    loop = fresh()
     for option in NONLINEAR_OPTIONS:
-        if scheduler.config.get(option, False):
+        if loop.scheduler.config.get(option, False):
             raise ScheduleError(
                 f"{class_name} with {option}=True is not a linear update",
                 where=f"scheduler config: {option}",
                 mend=f"set {option} to false in the scheduler's config if the model allows it, or {WAY_OUT}",
             )
     try:
-        schedule = _table(scheduler, class_name, num_inference_steps)
-        distance = _disagreement(schedule, _fresh(class_name, config, num_inference_steps))
+        schedule = _table(loop, class_name, num_inference_steps)
+        distance = _disagreement(schedule, fresh())
     except DipgoError:
         raise
     except (
@@ -101,6 +134,39 @@ def probe(class_name: str, config: Mapping[str, Any], num_inference_steps: int) 
     if not distance <= TOLERANCE:  # NaN is a disagreement, too
         raise _not_linear(class_name, f"a linear table is off by {distance:.1e}, more than {TOLERANCE:.0e}")
     return schedule
+
+
+class _Loop:
+    """A fresh scheduler, and the calls that are made of its loop. Raises ScheduleError for a step that it
+    can't begin with.
+    """
+
+    def __init__(self, scheduler: Any, steps: int, start_step: int | None) -> None:
+        self.scheduler, self.start_step = scheduler, start_step
+        self.first_call = 0
+        self.timesteps = list(scheduler.timesteps)
+        if start_step is None:
+            return
+        name = type(scheduler).__name__
+        if not 0 <= start_step < steps:
+            raise ScheduleError(
+                f"{name} cannot begin with step {start_step} of {steps}",
+                available=(f"0 to {steps - 1}",),
+                mend="a strength s of diffusers' pipelines is the start step N - floor(s * N) of N steps",
+            )
+        if not hasattr(scheduler, "add_noise"):
+            raise ScheduleError(f"{name} cannot begin with an image: it has no add_noise", mend=WAY_OUT)
+        self.first_call = start_step * getattr(scheduler, "order", 1)
+        self.timesteps = self.timesteps[self.first_call :]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(self.first_call)
+
+    def noisy(self, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The first sample of an image-to-image loop."""
+        mixed: torch.Tensor = self.scheduler.add_noise(
+            image, noise, self.scheduler.timesteps[self.first_call :][:1]
+        )
+        return mixed
 
 
 def _fresh(class_name: str, config: Mapping[str, Any], num_inference_steps: int) -> Any:
@@ -122,11 +188,10 @@ def _fresh(class_name: str, config: Mapping[str, Any], num_inference_steps: int)
     return scheduler
 
 
-def _table(scheduler: Any, class_name: str, num_inference_steps: int) -> Schedule:
+def _table(loop: _Loop, class_name: str, num_inference_steps: int) -> Schedule:
     import torch
 
-    timesteps = list(scheduler.timesteps)
-    calls = len(timesteps)
+    scheduler, calls = loop.scheduler, len(loop.timesteps)
     sizes: dict[Kind, int] = {"sample": calls, "noise_pred": calls, "noise": DRAWS_PER_CALL * calls}
     names = [(kind, index) for kind, size in sizes.items() for index in range(size)]
     # Four dimensions, because some schedulers contract over a batch and channels (UniPC).
@@ -138,24 +203,56 @@ def _table(scheduler: Any, class_name: str, num_inference_steps: int) -> Schedul
         draws += 1
         return basis[2 * calls + draws - 1].clone()
 
-    steps = []
+    start = None
+    if loop.start_step is not None:
+        image, noise = loop.noisy(basis[0].clone(), basis[1].clone()).flatten()[:2].tolist()
+        start = Start(loop.start_step, loop.first_call, image, noise)
+    scales, rows = [], []
     with _noise_from(type(scheduler), draw):
-        for call, timestep in enumerate(timesteps):
-            scale = _scale_input(scheduler, torch.ones(1, 1, 1, 1, dtype=torch.float64), timestep).item()
+        for call, timestep in enumerate(loop.timesteps):
+            one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+            scales.append(_scale_input(scheduler, one, timestep).item())
             row = _step(scheduler, basis[calls + call], timestep, basis[call])
             if not row.isfinite().all():
                 raise _not_linear(class_name, f"the coefficients of call {call} are not finite")
-            terms = tuple(
+            rows.append(row.flatten())
+    steps = tuple(
+        ScheduleStep(
+            float(timestep),
+            scale,
+            tuple(
                 ScheduleTerm(kind, index, coefficient)
-                for (kind, index), coefficient in zip(names, row.flatten().tolist(), strict=True)
+                for (kind, index), coefficient in zip(names, row.tolist(), strict=True)
                 if coefficient
-            )
-            steps.append(ScheduleStep(float(timestep), scale, terms))
+            ),
+        )
+        for timestep, scale, row in zip(loop.timesteps, scales, _shortened(rows), strict=True)
+    )
     sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))  # flow matching starts from unit noise
-    return Schedule(class_name, num_inference_steps, sigma, draws, tuple(steps))
+    return Schedule(class_name, num_inference_steps, sigma, draws, steps, start)
 
 
-def _disagreement(schedule: Schedule, scheduler: Any) -> float:
+def _shortened(rows: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The same loop with fewer terms. Columns begin with the samples, one a call.
+
+    In a loop a sample *is* the row before it, so any multiple of (row before - sample) may be taken from a
+    row. UniPC hides a vector that both rows hold a multiple of: the right multiple takes it out, with all
+    that reaches back to the first call. Rows that wouldn't have fewer terms stay as they are.
+    """
+    short = rows[:1]
+    for call, (before, row) in enumerate(pairwise(rows), start=1):
+        for oldest in (before * row).nonzero()[:1].flatten().tolist():
+            multiple = row[oldest] / before[oldest]
+            candidate = row - multiple * before
+            candidate[call] += multiple
+            candidate[candidate.abs() <= CANCELLED * row.abs().max()] = 0
+            if candidate.count_nonzero() < row.count_nonzero():
+                row = candidate
+        short.append(row)
+    return short
+
+
+def _disagreement(schedule: Schedule, loop: _Loop) -> float:
     """The largest difference between table and scheduler on random tensors, relative to the terms' size."""
     import torch
 
@@ -170,18 +267,26 @@ def _disagreement(schedule: Schedule, scheduler: Any) -> float:
         tensors["noise"].append(normal())
         return tensors["noise"][-1].clone()
 
+    def distance(actual: torch.Tensor, parts: list[torch.Tensor]) -> float:
+        stacked = torch.stack(parts)
+        return float((actual - stacked.sum(0)).abs().max() / stacked.abs().sum(0).max())
+
     distances = []
-    sample = schedule.init_noise_sigma * normal()
+    scheduler, start = loop.scheduler, schedule.start
+    if start is None:
+        sample = schedule.init_noise_sigma * normal()
+    else:
+        image, noise = normal(), normal()
+        sample = loop.noisy(image, noise)
+        distances.append(distance(sample, [start.image * image, start.noise * noise]))
     with _noise_from(type(scheduler), draw):
-        for step, timestep in zip(schedule.steps, scheduler.timesteps, strict=True):
+        for step, timestep in zip(schedule.steps, loop.timesteps, strict=True):
             tensors["sample"].append(sample)
             tensors["noise_pred"].append(normal())
             _scale_input(scheduler, sample, timestep)
             sample = _step(scheduler, tensors["noise_pred"][-1], timestep, sample)
             parts = [term.coefficient * tensors[term.kind][term.index] for term in step.terms]
-            expected = torch.stack(parts).sum(0)
-            size = torch.stack(parts).abs().sum(0).max()
-            distances.append(float((sample - expected).abs().max() / size))
+            distances.append(distance(sample, parts))
     return math.nan if any(map(math.isnan, distances)) else max(distances)
 
 

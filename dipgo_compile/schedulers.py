@@ -1,4 +1,7 @@
-"""From a scheduler's short name to its diffusers class and configuration, for a model."""
+"""From a scheduler's short name to its diffusers class and configuration, for a model.
+
+``docs/samplers.md`` lists the names, and what is tested with each.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,34 @@ from dipgo_compile.errors import ScheduleError
 from dipgo_compile.mask import SchedulerRef
 from dipgo_compile.schedule import NONLINEAR_OPTIONS, probe
 
-PNDM = "PNDMScheduler"
+PNDM, DPM = "PNDMScheduler", "DPMSolverMultistepScheduler"
 SCHEDULER_ALIASES: dict[str, str] = {
     "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
     "pndm": PNDM,
     "plms": PNDM,
-    "dpm": "DPMSolverMultistepScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm": DPM,
+    "dpm++": DPM,
+    "dpm++2m": DPM,
+    "dpm++3m": DPM,
+    "dpm++sde": DPM,
+    "deis": "DEISMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
     "euler-ancestral": "EulerAncestralDiscreteScheduler",
     "heun": "HeunDiscreteScheduler",
-    "deis": "DEISMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
+    "lms": "LMSDiscreteScheduler",
     "lcm": "LCMScheduler",
-    "ddpm": "DDPMScheduler",
+    "tcd": "TCDScheduler",
 }
+ALIAS_OPTIONS: dict[str, dict[str, Any]] = {
+    "dpm++2m": {"algorithm_type": "dpmsolver++", "solver_order": 2},
+    "dpm++3m": {"algorithm_type": "dpmsolver++", "solver_order": 3},
+    "dpm++sde": {"algorithm_type": "sde-dpmsolver++", "solver_order": 2},
+}
+"""What a name says beyond its class. It goes before what the model says."""
+KARRAS = "-karras"
+NAMES_HELP = f"{', '.join(SCHEDULER_ALIASES)}, NAME{KARRAS} for Karras' noise levels, or a diffusers class."
 
 
 class ScheduledModel(Protocol):
@@ -41,11 +57,12 @@ class ScheduledModel(Protocol):
 def resolve_scheduler(name: str | None, model: ScheduledModel) -> tuple[str, dict[str, Any]]:
     """A scheduler's class name and its whole configuration, without diffusers' private keys.
 
-    ``name``: a short name, a diffusers class name, or None for the model's own. The model's own class keeps
-    its configuration; another class takes over what it knows of it, as ``from_config`` does. What the model
-    says is never changed: an option that isn't linear is then refused by ``probe``. Where it says nothing,
-    clipping and thresholding are off, as they must be for latents, and PNDM starts without Runge-Kutta steps,
-    as Stable Diffusion uses it. Raises ScheduleError for an unknown name.
+    ``name``: a short name, with ``-karras`` for Karras' noise levels, a diffusers class name, or None for the
+    model's own. The model's own class keeps its configuration; another class takes over what it knows of it,
+    as ``from_config`` does. Only what the name itself says changes it (``ALIAS_OPTIONS``): an option that
+    isn't linear is refused by ``probe``. Where the model says nothing, clipping and thresholding are off, as
+    they must be for latents, and PNDM starts without Runge-Kutta steps, as Stable Diffusion uses it. Raises
+    ScheduleError for an unknown name.
     """
     from dipgo_compile.models.source import make_scheduler
 
@@ -53,7 +70,7 @@ def resolve_scheduler(name: str | None, model: ScheduledModel) -> tuple[str, dic
         raise ScheduleError(
             "the model comes without a scheduler", available=SCHEDULER_ALIASES, mend="choose one: --scheduler"
         )
-    class_name = model.scheduler_class if name is None else _class_name(name)
+    class_name, said = (model.scheduler_class, {}) if name is None else _named(name)
     given = dict(model.scheduler_config)
     if class_name != model.scheduler_class:
         stated = given.keys() - set(given.get("_use_default_values", ()))
@@ -63,7 +80,7 @@ def resolve_scheduler(name: str | None, model: ScheduledModel) -> tuple[str, dic
         known = _options(class_name)
         given = {option: given[option] for option in stated & known}
         given |= {option: defaults[option] for option in defaults.keys() & known - stated}
-    config = make_scheduler(class_name, given).config
+    config = make_scheduler(class_name, given | said).config
     return class_name, {
         option: value
         for option, value in config.items()
@@ -76,6 +93,26 @@ def scheduler_ref(name: str | None, model: ScheduledModel, num_inference_steps: 
     class_name, config = resolve_scheduler(name, model)
     schedule = probe(class_name, config, num_inference_steps)
     return SchedulerRef(class_name, config, num_inference_steps, schedule.timesteps)
+
+
+def _named(name: str) -> tuple[str, dict[str, Any]]:
+    """The class of a name, and the options that it states."""
+    stem = name.removesuffix(KARRAS)
+    class_name = _class_name(stem)
+    said = dict(ALIAS_OPTIONS.get(stem.lower(), {}))
+    if stem == name:
+        return class_name, said
+    if "use_karras_sigmas" not in _options(class_name):
+        raise ScheduleError(
+            f"{class_name} knows no Karras noise levels",
+            available=[
+                f"{alias}{KARRAS}"
+                for alias, known in SCHEDULER_ALIASES.items()
+                if "use_karras_sigmas" in _options(known)
+            ],
+            mend=f"leave {KARRAS} out",
+        )
+    return class_name, said | {"use_karras_sigmas": True}
 
 
 def _class_name(name: str) -> str:

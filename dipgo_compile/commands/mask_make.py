@@ -16,6 +16,7 @@ from dipgo_compile.commands.onnx_options import (
     size_options,
     take_reading,
 )
+from dipgo_compile.schedulers import NAMES_HELP
 
 if TYPE_CHECKING:
     from dipgo_compile.mask import Keep, Mask, Reuse
@@ -28,9 +29,7 @@ Rule = Callable[["Denoiser", tuple[str, ...], int], "Keep"]
 
 def schedule_options(command: Command) -> Command:
     """Options that fix the denoising loop, and the file to write."""
-    scheduler = click.option(
-        "--scheduler", help="ddim, plms, dpm++, euler, ... or a diffusers class.  [default: the model's]"
-    )
+    scheduler = click.option("--scheduler", help=f"{NAMES_HELP}  [default: the model's own]")
     steps = click.option(
         "--steps", type=click.IntRange(min=1), default=50, show_default=True, help="Denoising steps."
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dipgo_compile.schedulers import NAMES_HELP
 from dipgo_trainer.config import TrainConfig
 from dipgo_trainer.losses import CONSISTENCY, SPACES
 
@@ -24,9 +25,7 @@ DEFAULTS = TrainConfig()
     help="Where to write the mask; log, checkpoint and pictures go beside it.",
 )
 @click.option("--steps", default=50, show_default=True, help="Denoising steps the mask is made for.")
-@click.option(
-    "--scheduler", help="ddim, pndm, dpm, euler, ... or a diffusers class.  [default: the model's own]"
-)
+@click.option("--scheduler", help=f"{NAMES_HELP}  [default: the model's own]")
 @click.option(
     "--ratio",
     default=DEFAULTS.ratio,
