@@ -199,6 +199,7 @@ def _job(bundle: Bundle, options: BenchOptions, workspace: str) -> Job:
         threads=options.threads or machine.physical_cores(),
         guidance_scale=options.guidance_scale if guided else None,
         memory=options.memory,
+        start_step=bundle.plan.schedule.get("start_step"),
     )
 
 

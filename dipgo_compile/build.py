@@ -19,11 +19,11 @@ from dipgo_compile.models import Denoiser, Geometry
 from dipgo_compile.models.opening import open_masked
 from dipgo_compile.models.reading import Reading, is_onnx
 from dipgo_compile.models.source import Model
-from dipgo_compile.noise_level import as_read
+from dipgo_compile.noise_level import as_read, schedule_of
 from dipgo_compile.partition import partition
 from dipgo_compile.passes.fuse import MAX_ENGINES
 from dipgo_compile.passes.plan_memory import plan_memory
-from dipgo_compile.passes.unroll import LATENTS, Guidance, is_draw
+from dipgo_compile.passes.unroll import IMAGE, LATENTS, Guidance, is_draw
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.plan import Interface, Plan, Target
 from dipgo_compile.program import PROLOGUE, BlockGraph, Program
@@ -42,6 +42,7 @@ class BuildOptions:
     ``images`` are denoised together; ``height`` and ``width`` are pixels, those of an ONNX file the latents'
     (None: the model's own size). With ``guidance`` the denoiser runs on twice as many samples, and the
     guidance scale stays a run-time number; None: where the model knows the order of the two halves.
+    ``start_step`` makes an image-to-image bundle, which begins with that inference step: see ``begun``.
     ``fuse`` and ``max_engines`` say how runs become engines (``passes/fuse.py``). ``disabled`` names
     passes and rewrites to leave out, for bisecting a wrong result. ``provider``, ``precision`` and
     ``backend`` make the target: see ``backends/registry.py``, whose BackendError refuses what no backend
@@ -53,6 +54,7 @@ class BuildOptions:
     height: int | None = None
     width: int | None = None
     guidance: bool | None = None
+    start_step: int | None = None
     fuse: str = "auto"
     max_engines: int = MAX_ENGINES
     disabled: tuple[str, ...] = ()
@@ -128,13 +130,16 @@ def build(
         pipeline = load_surroundings(model, index)
     clock.start("check the mask")
     schedule = check(mask, model)
+    made = mask
+    if options.start_step is not None:
+        made, schedule = begun(mask, model, options.start_step)
     if exported is None:
         clock.start("export the denoiser")
         exported = Exported.of(model, options)
     geometry, onnx_model = exported.geometry, exported.onnx.clone()
     clock.start("compile the loop")
     rewritten = apply(onnx_model, default_rewrites(options.backend), options.disabled)
-    plan = compile_plan(model, geometry, onnx_model, mask, schedule, options)
+    plan = compile_plan(model, geometry, onnx_model, made, schedule, options)
     plan = replace(plan, passes=(*rewritten, *plan.passes))
     surroundings = None
     if pipeline is not None:
@@ -259,6 +264,18 @@ def check(mask: Mask, model: Denoiser) -> Schedule:
     return as_read(schedule, reference.config, model.timestep_kind, timestep)
 
 
+def begun(mask: Mask, model: Denoiser, start_step: int) -> tuple[Mask, Schedule]:
+    """The part of a mask and of its schedule that image-to-image makes from an inference step on. Raises
+    ScheduleError.
+
+    diffusers' pipelines name the step by its strength s: of N steps they leave out the first
+    N - floor(s * N).
+    """
+    schedule = schedule_of(mask.scheduler, model, start_step)
+    assert schedule.start is not None
+    return mask.from_call(schedule.start.call), schedule
+
+
 def _geometry(model: Denoiser, options: BuildOptions) -> Geometry:
     samples = 1 if guidance_of(model, options) is None else 2
     return model.geometry(options.images * samples, options.height, options.width)
@@ -294,11 +311,13 @@ def _model_fields(model: Denoiser) -> dict[str, object]:
 
 
 def _schedule_fields(schedule: Schedule) -> dict[str, object]:
+    started = {} if schedule.start is None else {"start_step": schedule.start.step}
     return {
         "class": schedule.class_name,
         "num_inference_steps": schedule.num_inference_steps,
         "timesteps": list(schedule.timesteps),
         "init_noise_sigma": schedule.init_noise_sigma,
+        **started,
     }
 
 
@@ -310,6 +329,7 @@ def _interface(graph: BlockGraph, program: Program, guidance: Guidance | None) -
         latents=LATENTS,
         draws=tuple(name for name in program.inputs if is_draw(name)),
         guidance=guidance.order if guidance else None,
+        image_latents=IMAGE if IMAGE in program.inputs else None,
     )
 
 

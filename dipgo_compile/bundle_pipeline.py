@@ -69,6 +69,14 @@ class BundlePipeline:
         ids = class_ids(plan, self.parts.classes, prompts)
         return {name: np.concatenate([np.array(ids[half], np.int64) for half in halves(plan)])}
 
+    def image_latents(self, noise: Array) -> Array:
+        """No bundle has an image encoder: raises InputError."""
+        raise InputError(
+            "the bundle has no image encoder",
+            where=self._bundle.path,
+            mend="draw with a diffusers pipeline (dipgo_compile.generate), or call Runtime.denoise",
+        )
+
     def _run(self, name: str, part: Part, given: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
         inputs = [np.ascontiguousarray(checked(key, given[key], spec)) for key, spec in part.inputs.items()]
         outputs: dict[str, Array] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,11 @@ from dipgo_compile.example import Example, example_inputs
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Denoiser
 from dipgo_compile.models.opening import open_built
-from dipgo_compile.noise_level import as_read
+from dipgo_compile.noise_level import schedule_of
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE, Runtime
-from dipgo_compile.schedule import probe
+from dipgo_compile.schedule import Schedule
 
 if TYPE_CHECKING:
     from dipgo_trainer.chain import Predict
@@ -62,15 +63,17 @@ def compare(
     in ``fp32``, a bundle built for another shows whether the plan is right apart from rounding. Raises
     DipgoErrors for what can't be loaded; a disagreement is in the result, see ``Comparison.check``.
     """
-    from dipgo_trainer.chain import denoise, drawn, scheduler_of
+    from dipgo_trainer.chain import Start, denoise, drawn, scheduler_of
 
     with Runtime.load(path, threads=threads, precision=precision) as runtime:
         plan, mask = runtime.plan, Mask.load(Path(path) / MASK)
         model = open_built(plan, source)
+        schedule = schedule_of(mask.scheduler, model, plan.schedule.get("start_step"))
+        made = mask if schedule.start is None else mask.from_call(schedule.start.call)
         scale = None if plan.interface.guidance is None else guidance_scale
         inputs = example_inputs(plan, seed)
         if prompt is not None:
-            inputs = Example(inputs.latents, _encode(plan, model, prompt), inputs.draws)
+            inputs = replace(inputs, conditions=_encode(plan, model, prompt, guidance_scale))
         hosted: Any = runtime.as_unet()  # takes whatever keywords its denoiser takes
         computing = set(plan.program.calls_with_runs())
         scheduler = scheduler_of(mask)
@@ -80,16 +83,19 @@ def compare(
             expected = oracle(call, given)
             actual = hosted(**given).sample
             difference = max_abs_diff(actual.numpy(), expected.numpy())
-            found.append(CallDifference(call, mask.scheduler.timesteps[call], call in computing, difference))
+            found.append(CallDifference(call, schedule.timesteps[call], call in computing, difference))
             if progress is not None:
-                progress(call + 1, mask.calls)
+                progress(call + 1, made.calls)
             return expected
 
         conditions = {name: torch.from_numpy(value) for name, value in inputs.conditions.items()}
-        noise = _all_draws(mask, plan, inputs)
+        noise = _all_draws(schedule, plan, inputs)
+        start = None
+        if schedule.start is not None and inputs.image_latents is not None:
+            start = Start(schedule.start.step, torch.from_numpy(inputs.image_latents))
         with (
             torch.no_grad(),
-            _oracle(model, mask, threads) as oracle,
+            _oracle(model, made, threads) as oracle,
             drawn(scheduler, noise),
         ):
             reference = denoise(
@@ -99,13 +105,15 @@ def compare(
                 torch.from_numpy(inputs.latents),
                 conditions,
                 scale,
-                timesteps=_timesteps(model, mask),
+                start=start,
+                timesteps=schedule.timesteps,
             )
         actual = runtime.session().denoise(
             inputs.latents,
             inputs.conditions,
             guidance_scale=1.0 if scale is None else scale,  # without guidance nothing reads it
             draws=inputs.draws,
+            image_latents=inputs.image_latents,
         )
     return Comparison(
         bundle=str(path),
@@ -143,29 +151,22 @@ def _oracle(model: Denoiser, mask: Mask, threads: int | None) -> Iterator[Predic
         yield predict
 
 
-def _timesteps(model: Denoiser, mask: Mask) -> tuple[float, ...]:
-    """What the denoiser reads at each call."""
-    scheduler = mask.scheduler
-    schedule = probe(scheduler.class_name, scheduler.config, scheduler.num_inference_steps)
-    timestep = next(spec.spec for spec in model.inputs(model.geometry()) if spec.role == "timestep")
-    return as_read(schedule, scheduler.config, model.timestep_kind, timestep).timesteps
-
-
-def _all_draws(mask: Mask, plan: Plan, inputs: Example) -> list[torch.Tensor]:
+def _all_draws(schedule: Schedule, plan: Plan, inputs: Example) -> list[torch.Tensor]:
     """Noise for every draw of the scheduler. The plan takes those that its table reads; the others count for
     nothing.
     """
-    schedule = probe(mask.scheduler.class_name, mask.scheduler.config, mask.scheduler.num_inference_steps)
     read = sorted({term.index for step in schedule.steps for term in step.terms if term.kind == "noise"})
     unread = np.zeros(plan.program.specs[plan.interface.latents].shape, np.float32)
     given = dict(zip(read, inputs.draws, strict=True))
     return [torch.from_numpy(given.get(index, unread)) for index in range(schedule.noise_draws)]
 
 
-def _encode(plan: Plan, model: Denoiser, prompt: str) -> dict[str, Array]:
+def _encode(plan: Plan, model: Denoiser, prompt: str, guidance_scale: float) -> dict[str, Array]:
     """The prompt (or the class) for every image of the batch."""
-    from dipgo_compile.generate import encode, images_together
+    from dipgo_compile.conditions import encode
+    from dipgo_compile.drawing import images_together
     from dipgo_compile.models.source import load_pipeline
 
-    encoded = encode(load_pipeline(model.source), plan, [prompt] * images_together(plan), "")
+    prompts = [prompt] * images_together(plan)
+    encoded = encode(load_pipeline(model.source), plan, prompts, "", guidance_scale)
     return {name: value.numpy() for name, value in encoded.items()}

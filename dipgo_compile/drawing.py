@@ -67,6 +67,12 @@ class Ends(Protocol):
         """What ``Runtime.denoise`` takes, for one prompt an image, as many as are denoised together."""
         ...
 
+    def image_latents(self, noise: Array) -> Array:
+        """The latents of the image that an image-to-image plan begins with, float32 of the shape of
+        ``noise``, which chooses from the distribution that the image encoder gives.
+        """
+        ...
+
     def decode(self, latents: Array) -> Array:
         """Final latents to pixels, uint8 (images, height, width, 3), RGB."""
         ...
@@ -93,12 +99,17 @@ def draw(
             mend="build it with guidance, or leave the negative prompt out",
         )
     images = images_together(plan)
-    shapes = [plan.program.specs[name].shape for name in (plan.interface.latents, *plan.interface.draws)]
+    image, interface = plan.interface.image_latents, plan.interface
+    drawn = (*(() if image is None else (image,)), interface.latents, *interface.draws)
+    shapes = [plan.program.specs[name].shape for name in drawn]  # in a diffusers pipeline's order
     for start in range(0, len(jobs), images):
         batch = list(jobs[start : start + images])
         padded = batch + [batch[-1]] * (images - len(batch))
         conditions: dict[str, Any] = {**ends.conditions([job.prompt for job in padded], negative_prompt)}
-        noise, *draws = seeded_noise([job.seed for job in padded], shapes)
+        noises = seeded_noise([job.seed for job in padded], shapes)
+        if image is not None:
+            conditions["image_latents"] = ends.image_latents(noises.pop(0))
+        noise, *draws = noises
         started = time.perf_counter()
         latents = runtime.denoise(
             noise, guidance_scale=guidance_scale, draws=draws, callback=callback, **conditions
@@ -111,6 +122,22 @@ def draw(
 def images_together(plan: Plan) -> int:
     """How many images a bundle denoises together."""
     return plan.program.specs[plan.interface.latents].shape[0]
+
+
+def check_image(plan: Plan, given: bool) -> None:
+    """Refuse an image for a plan that begins with noise, and none for one that begins with an image. Raises
+    InputError.
+    """
+    if given and plan.interface.image_latents is None:
+        raise InputError(
+            "the bundle begins with noise, not with an image",
+            mend="build it for images (dipgo-compile build --start-step K), or leave the image out",
+        )
+    if not given and plan.interface.image_latents is not None:
+        raise InputError(
+            "the bundle begins with an image, and none was given",
+            mend="give one (--image FILE), or build a bundle without --start-step",
+        )
 
 
 def class_ids(plan: Plan, names: Mapping[str, int], prompts: Sequence[str]) -> dict[str, list[int]]:

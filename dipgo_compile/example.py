@@ -16,11 +16,14 @@ from dipgo_compile.program import Array
 
 @dataclass(frozen=True)
 class Example:
-    """What ``Runtime.denoise`` takes: unit noise, conditions by name (doubled under guidance), and draws."""
+    """What ``Runtime.denoise`` takes: unit noise, conditions by name (doubled under guidance), draws, and for
+    an image-to-image plan the latents of an image.
+    """
 
     latents: Array
     conditions: dict[str, Array]
     draws: tuple[Array, ...]
+    image_latents: Array | None = None
 
 
 def example_inputs(plan: Plan, seed: int = 0) -> Example:
@@ -37,7 +40,10 @@ def example_inputs(plan: Plan, seed: int = 0) -> Example:
         else:
             conditions[name] = generator.integers(limits[name], size=spec.shape, dtype=spec.dtype)
     draws = tuple(unit_noise(specs[name].shape, generator) for name in interface.draws)
-    return Example(latents, conditions, draws)
+    image = None
+    if interface.image_latents is not None:
+        image = unit_noise(specs[interface.image_latents].shape, generator)
+    return Example(latents, conditions, draws, image)
 
 
 def _limits(plan: Plan) -> dict[str, int]:

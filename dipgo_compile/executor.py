@@ -60,20 +60,22 @@ class Session:
         *,
         guidance_scale: float = 7.5,
         draws: Sequence[npt.ArrayLike] = (),
+        image_latents: npt.ArrayLike | None = None,
         callback: Callable[[int], None] | None = None,
     ) -> Array:
         """The final latents, a new array.
 
         ``latents`` is the initial noise, of unit variance; ``conditions`` go by name, their batch doubled
-        under guidance; ``draws`` is the unit noise of stochastic schedulers. ``callback`` gets the index of
-        every denoiser call that computes anything, before it runs; an exception from it ends the image.
-        Raises InputError.
+        under guidance; ``draws`` is the unit noise of stochastic schedulers; ``image_latents`` is what an
+        image-to-image plan begins with. ``callback`` gets the index of every denoiser call that computes
+        anything, before it runs; an exception from it ends the image. Raises InputError.
         """
         interface = self.plan.interface
         with self._claimed():
             self._next_call = 0  # whatever a host was at is overwritten
             self._feed_conditions(conditions)
             self._feed(interface.latents, latents)
+            self._feed_image(image_latents)
             if len(draws) != len(interface.draws):
                 raise InputError(
                     f"the plan takes {len(interface.draws)} noise draws, {len(draws)} were given"
@@ -156,6 +158,21 @@ class Session:
             )
         for name, value in conditions.items():
             self._feed(name, value)
+
+    def _feed_image(self, latents: npt.ArrayLike | None) -> None:
+        name = self.plan.interface.image_latents
+        if name is None and latents is not None:
+            raise InputError(
+                "an image was given, but the plan begins with noise alone",
+                mend="build for images: dipgo-compile build --start-step K",
+            )
+        if name is not None and latents is None:
+            raise InputError(
+                "the plan begins with an image, and none was given",
+                mend=f"pass its latents as {name}, or build a bundle without --start-step",
+            )
+        if name is not None and latents is not None:
+            self._feed(name, latents)
 
     def _feed(self, name: str, value: npt.ArrayLike) -> None:
         np.copyto(self._tensors[name], checked(name, value, self.plan.program.specs[name]))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dipgo_compile.drawing import Drawn, Job, class_ids, draw, images_together
+from dipgo_compile.conditions import encode, reads_guidance
+from dipgo_compile.drawing import Drawn, Job, check_image, draw, images_together
 from dipgo_compile.errors import ModelError
 from dipgo_compile.mask import Mask
 from dipgo_compile.plan import Plan
@@ -23,22 +24,30 @@ from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE, Runtime
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Conditions = Mapping[str, torch.Tensor]
-
 __all__ = ["Drawn", "Job", "decode", "encode", "generate", "images_together", "trained_guidance_scale"]
 
 
 class DiffusersEnds:
     """The ends of a diffusers pipeline, computed by PyTorch. See ``drawing.Ends``."""
 
-    def __init__(self, pipeline: Any, plan: Plan) -> None:
-        """Raises ModelError for a pipeline around another denoiser."""
+    def __init__(
+        self, pipeline: Any, plan: Plan, guidance_scale: float | None = None, image: Image | None = None
+    ) -> None:
+        """``guidance_scale`` is for denoisers that read it (``conditions.encode``), ``image`` what an
+        image-to-image plan begins with. Raises ModelError for a pipeline around another denoiser, InputError
+        for an image too many or too few.
+        """
         check_pipeline(pipeline, plan)
-        self._pipeline, self._plan = pipeline, plan
+        check_image(plan, image is not None)
+        self._pipeline, self._plan, self._scale, self._image = pipeline, plan, guidance_scale, image
 
     def conditions(self, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
-        encoded = encode(self._pipeline, self._plan, prompts, negative_prompt)
+        encoded = encode(self._pipeline, self._plan, prompts, negative_prompt, self._scale)
         return {name: value.numpy() for name, value in encoded.items()}
+
+    def image_latents(self, noise: Array) -> Array:
+        assert self._image is not None  # or the plan would not ask
+        return encode_image(self._pipeline, self._image, torch.from_numpy(noise)).numpy()
 
     def decode(self, latents: Array) -> Array:
         images = decode(self._pipeline, torch.from_numpy(latents))
@@ -52,21 +61,22 @@ def generate(
     *,
     negative_prompt: str = "",
     guidance_scale: float | None = None,
+    image: Image | None = None,
     callback: Callable[[int], None] | None = None,
 ) -> Iterator[Drawn]:
     """Draw the jobs, in order, as many together as the bundle was built for.
 
     ``pipeline`` is the diffusers pipeline that the bundle's denoiser comes from
     (``models.source.load_pipeline``); its own denoiser and scheduler are not used. ``guidance_scale`` is 7.5
-    unless given. ``callback`` gets the index of every denoiser call that computes anything. Raises
-    InputError, ModelError.
+    unless given. ``image`` is what an image-to-image bundle begins with. ``callback`` gets the index of every
+    denoiser call that computes anything. Raises InputError, ModelError.
     """
     return draw(
         runtime,
-        DiffusersEnds(pipeline, runtime.plan),
+        DiffusersEnds(pipeline, runtime.plan, guidance_scale, image),
         jobs,
         negative_prompt=negative_prompt,
-        guidance_scale=guidance_scale,
+        guidance_scale=None if reads_guidance(runtime.plan) else guidance_scale,
         callback=callback,
     )
 
@@ -77,20 +87,21 @@ def trained_guidance_scale(mask: Mask) -> float:
     return float(scale) if isinstance(scale, int | float) else DEFAULT_GUIDANCE_SCALE
 
 
-def encode(pipeline: Any, plan: Plan, prompts: Sequence[str], negative_prompt: str) -> Conditions:
-    """The denoiser's conditions for some images, under guidance both halves in the plan's order."""
-    if plan.interface.conditions == ("class_labels",):
-        halves = _class_labels(pipeline, plan, prompts)
-    elif plan.interface.conditions == ("encoder_hidden_states",):
-        halves = _text_embeddings(pipeline, prompts, negative_prompt)
-    else:
-        raise ModelError(
-            f"generate cannot make the conditions {', '.join(plan.interface.conditions)}",
-            available=("encoder_hidden_states", "class_labels"),
-            mend="encode them yourself and call dipgo_compile.Runtime.denoise",
-        )
-    order = plan.interface.guidance or ("cond",)
-    return {plan.interface.conditions[0]: torch.cat([halves[half] for half in order])}
+def encode_image(pipeline: Any, image: Image, noise: torch.Tensor) -> torch.Tensor:
+    """The latents that an image-to-image plan begins with: the image, resized to the plan's size, for every
+    place of the batch. Its encoder gives a distribution, from which ``noise``, of unit variance and the
+    latents' shape, chooses.
+    """
+    from diffusers.image_processor import VaeImageProcessor
+
+    vae = pipeline.vae
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    height, width = (size * factor for size in noise.shape[2:])
+    pixels = VaeImageProcessor(vae_scale_factor=factor).preprocess(image, height=height, width=width)
+    with torch.no_grad():
+        found = vae.encode(pixels).latent_dist
+    latents: torch.Tensor = vae.config.scaling_factor * (found.mean + found.std * noise)
+    return latents
 
 
 def decode(pipeline: Any, latents: torch.Tensor) -> list[Image]:
@@ -115,20 +126,3 @@ def check_pipeline(pipeline: Any, plan: Plan) -> None:
             available=(plan.model["source"],),
             mend="pass --model with the pipeline that the mask was made for",
         )
-
-
-def _text_embeddings(pipeline: Any, prompts: Sequence[str], negative_prompt: str) -> dict[str, torch.Tensor]:
-    with torch.no_grad():
-        cond, uncond = pipeline.encode_prompt(
-            prompt=list(prompts),
-            device="cpu",
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=True,
-            negative_prompt=[negative_prompt] * len(prompts),
-        )[:2]
-    return {"cond": cond, "uncond": uncond}
-
-
-def _class_labels(pipeline: Any, plan: Plan, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-    ids = class_ids(plan, getattr(pipeline, "labels", None) or {}, prompts)
-    return {half: torch.tensor(labels) for half, labels in ids.items()}

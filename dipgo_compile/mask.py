@@ -204,6 +204,18 @@ class Mask:
         """Kept MACs over the MACs of the unpruned calls; its inverse is the ideal speedup."""
         return self.kept_macs(macs) / (self.calls * macs.total)
 
+    def from_call(self, first: int) -> Mask:
+        """This mask for a loop that begins with the call ``first``, as image-to-image does. The calls before
+        are dropped; the first that is made computes everything, as there is nothing to reuse yet.
+        """
+        timesteps = self.scheduler.timesteps[first:]
+        whole = (True,) * len(self.blocks)
+        return replace(
+            self,
+            scheduler=replace(self.scheduler, timesteps=timesteps),
+            keep=(whole, *self.keep[first + 1 :]),
+        )
+
     def legalized(self, consumers: Mapping[str, frozenset[str | None]]) -> Mask:
         """This mask after the gate cascade: see ``legalize``."""
         return replace(self, keep=legalize(self.keep, self.blocks, consumers))

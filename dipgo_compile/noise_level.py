@@ -15,8 +15,19 @@ from typing import Any
 import numpy as np
 
 from dipgo_compile.errors import ScheduleError
+from dipgo_compile.mask import SchedulerRef
+from dipgo_compile.models import Denoiser
 from dipgo_compile.program import TensorSpec
-from dipgo_compile.schedule import Schedule
+from dipgo_compile.schedule import Schedule, probe
+
+
+def schedule_of(reference: SchedulerRef, model: Denoiser, start_step: int | None = None) -> Schedule:
+    """The schedule of a mask, with what ``model`` reads as timesteps. ``start_step``: see ``probe``. Raises
+    ScheduleError.
+    """
+    schedule = probe(reference.class_name, reference.config, reference.num_inference_steps, start_step)
+    timestep = next(spec.spec for spec in model.inputs(model.geometry()) if spec.role == "timestep")
+    return as_read(schedule, reference.config, model.timestep_kind, timestep)
 
 
 def as_read(schedule: Schedule, config: Mapping[str, Any], kind: str, spec: TensorSpec) -> Schedule:
@@ -49,11 +60,12 @@ def _sigmas(schedule: Schedule, config: Mapping[str, Any]) -> list[float]:
     scheduler.set_timesteps(schedule.num_inference_steps)
     noted = getattr(scheduler, "sigmas", None)
     sigmas = [] if noted is None else [float(sigma) for sigma in noted]
-    calls = len(schedule.steps)
+    first = 0 if schedule.start is None else schedule.start.call
+    calls = first + len(schedule.steps)
     if len(sigmas) not in (calls, calls + 1):  # most end with the sigma after the last call
         raise ScheduleError(
             f"the denoiser reads sigmas, and {schedule.class_name} has none for each of its {calls} calls",
             available=("euler", "euler-ancestral", "heun", "dpm++", "FlowMatchEulerDiscreteScheduler"),
             mend="make the mask for one of these schedulers, or pass --timestep-kind timestep",
         )
-    return sigmas[:calls]
+    return sigmas[first:calls]

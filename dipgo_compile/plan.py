@@ -21,7 +21,8 @@ class Interface:
     ``latents`` is the program input that takes the initial noise, of unit variance and shape (batch,
     channels, height, width); ``draws`` take the unit noise of stochastic schedulers, in order of use.
     ``guidance`` is the order in which the halves of a guided batch lie, such as ``("uncond", "cond")``, or
-    None where the plan was built without guidance.
+    None where the plan was built without guidance. ``image_latents`` is the program input for the latents of
+    the images to begin with, of the same shape as the noise, or None where a plan begins with noise alone.
     """
 
     sample: str
@@ -30,6 +31,7 @@ class Interface:
     latents: str
     draws: tuple[str, ...] = ()
     guidance: tuple[str, str] | None = None
+    image_latents: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,11 @@ class Plan:
     """A program, where its tensors live, and where both come from.
 
     ``model`` has ``source``, ``class``, ``config_sha256`` and ``config``; ``schedule`` has ``class``,
-    ``num_inference_steps``, ``timesteps`` and ``init_noise_sigma``; ``macs`` has ``dense`` and ``kept``, the
-    multiply-accumulates of one image. ``engine_files`` maps engines to files of the bundle; ``engine_macs``
-    has the multiply-accumulates of one run for one sample, where they are known; ``files`` is filled in when
-    the bundle is written. ``pipeline`` is None where the bundle has the denoising loop alone.
+    ``num_inference_steps``, ``timesteps`` and ``init_noise_sigma``, and ``start_step`` where the loop begins
+    with an image; ``macs`` has ``dense`` and ``kept``, the multiply-accumulates of one image.
+    ``engine_files`` maps engines to files of the bundle; ``engine_macs`` has the multiply-accumulates of one
+    run for one sample, where they are known; ``files`` is filled in when the bundle is written. ``pipeline``
+    is None where the bundle has the denoising loop alone.
     """
 
     program: Program

@@ -155,18 +155,21 @@ def load_plan(document: Json, constants: Bytes, where: str = "plan.json") -> Pla
 def _document(plan: Plan) -> Json:
     program, memory, interface = plan.program, plan.memory, plan.interface
     offsets, constant_bytes = constant_offsets(program.constants)
+    # Readers of older versions know nothing of images, but ask for every condition by its name.
+    image = {} if interface.image_latents is None else {"image_latents": interface.image_latents}
     return {
         "format": FORMAT,
-        "version": [1, 1 if plan.pipeline is None else 2],
+        "version": [1, 2 if plan.pipeline or image else 1],
         "model": dict(plan.model),
         "target": asdict(plan.target),
         "interface": {
             "sample": interface.sample,
             "timestep": interface.timestep,
-            "conditions": list(interface.conditions),
+            "conditions": [*interface.conditions, *image.values()],
             "latents": interface.latents,
             "draws": list(interface.draws),
             "guidance": None if interface.guidance is None else list(interface.guidance),
+            **image,
         },
         "schedule": dict(plan.schedule),
         "macs": dict(plan.macs),
@@ -363,13 +366,18 @@ def _read_interface(item: Field, inputs: frozenset[str]) -> Interface:
     order = None if guidance.value is None else guidance.texts()
     if order is not None and sorted(order) != ["cond", "uncond"]:
         raise guidance.error(f"the order of guidance is uncond, cond or the reverse, not {order}")
+    conditions = tuple(name.name(inputs, "program input") for name in item.get("conditions").items())
+    image = None
+    if item.has("image_latents"):
+        image = item.get("image_latents").name(frozenset(conditions), "condition")
     return Interface(
         sample=item.get("sample").text(),
         timestep=item.get("timestep").text(),
-        conditions=tuple(name.name(inputs, "program input") for name in item.get("conditions").items()),
+        conditions=tuple(name for name in conditions if name != image),
         latents=item.get("latents").name(inputs, "program input"),
         draws=tuple(name.name(inputs, "program input") for name in item.get("draws").items()),
         guidance=None if order is None else (order[0], order[1]),
+        image_latents=image,
     )
 
 

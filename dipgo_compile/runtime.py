@@ -88,6 +88,7 @@ class Runtime:
         seed: int | None = None,
         guidance_scale: float | None = None,
         draws: Sequence[npt.ArrayLike] | None = None,
+        image_latents: npt.ArrayLike | None = None,
         callback: Callable[[int], None] | None = None,
         **conditions: npt.ArrayLike,
     ) -> Array:
@@ -96,10 +97,12 @@ class Runtime:
 
         ``latents`` is the initial noise, of unit variance; ``draws`` the noise a stochastic scheduler adds.
         What is not given is drawn from ``seed`` (None: anew each time), for image ``i`` from ``seed + i``, as
-        a diffusers pipeline draws it (``noise.py``). ``guidance_scale`` is 7.5 unless given; ``conditions``
-        are the denoiser's own keywords, such as ``encoder_hidden_states``, in the order that
-        ``plan.interface.guidance`` says. ``callback`` gets the index of every denoiser call that computes
-        anything; an exception from it ends the image. Raises InputError for wrong names, shapes and dtypes.
+        a diffusers pipeline draws it (``noise.py``). ``image_latents`` is what an image-to-image bundle
+        begins with: the image encoder's latents, scaled as the final ones are. ``guidance_scale`` is 7.5
+        unless given; ``conditions`` are the denoiser's own keywords, such as ``encoder_hidden_states``, in
+        the order ``plan.interface.guidance`` says. ``callback`` gets the index of every denoiser call that
+        computes anything; an exception from it ends the image. Raises InputError for wrong names, shapes and
+        dtypes.
         """
         interface = self.plan.interface
         if guidance_scale is not None and interface.guidance is None:
@@ -119,6 +122,7 @@ class Runtime:
             conditions,
             guidance_scale=DEFAULT_GUIDANCE_SCALE if guidance_scale is None else guidance_scale,
             draws=draws,
+            image_latents=image_latents,
             callback=callback,
         )
 

@@ -84,6 +84,13 @@ if TYPE_CHECKING:
     "model nor PyTorch.",
 )
 @click.option(
+    "--start-step",
+    metavar="K",
+    type=click.IntRange(min=0),
+    help="Build for image to image: begin with an image, noised, at step K. For a strength s and N steps, "
+    "K is N - floor(s * N).",
+)
+@click.option(
     "--fuse",
     type=click.Choice(["auto", "patterns", "atoms", "none"]),
     default="auto",
@@ -123,6 +130,7 @@ def build(
     dipgo-compile build --mask mask.json --backend openvino --precision bf16
     dipgo-compile build --mask mask.json --pipeline
     dipgo-compile build --mask mask.json --onnx denoiser.onnx --guidance-order uncond,cond
+    dipgo-compile build --mask mask.json --start-step 20 -o from-step-20.dipgo
     """
     from dipgo_compile.mask import Mask
 
@@ -144,6 +152,7 @@ def build(
             height=options["height"],
             width=options["width"],
             guidance=options["guidance"],
+            start_step=options["start_step"],
             disabled=options["disabled"],
             provider=options["target"],
             precision=options["precision"],

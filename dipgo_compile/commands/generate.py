@@ -15,6 +15,8 @@ from dipgo_compile.errors import InputError
 from dipgo_compile.progress import Steps
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dipgo_compile.drawing import Drawn, Ends, Job
     from dipgo_compile.runtime import Runtime
 
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
     help="Seed of the first image of a prompt; the next has the next.",
 )
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Images per prompt.")
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    help="The picture to begin with, resized to the bundle's size; the bundle was built with --start-step.",
+)
 @click.option("--guidance-scale", type=float, help="Strength of the prompt.  [default: the mask's, else 7.5]")
 @click.option(
     "--memory",
@@ -64,6 +71,8 @@ def generate(
     prompts: tuple[str, ...],
     seed: int,
     count: int,
+    image: Path | None,
+    guidance_scale: float | None,
     memory: str,
     model: str | None,
     output: Path,
@@ -78,17 +87,18 @@ def generate(
     \b
     dipgo-compile generate mask.dipgo --prompt "a photo of a sneaker" --seed 7 -o sneaker.png
     dipgo-compile generate mask.dipgo --prompt "a dress" --prompt "a bag" --count 4
+    dipgo-compile generate from-step-20.dipgo --image sketch.png --prompt "a boot" -o boot.png
     """
-    from dipgo_compile.drawing import Job
+    from dipgo_compile.drawing import Job, check_image
     from dipgo_compile.runtime import Runtime
 
     check_output(output)
+    picture = None if image is None else read_image(image)
     with Steps() as steps:
         steps("load the bundle")
         runtime = Runtime.load(bundle, memory=memory)
-        ends, scale = _ends(runtime, model, steps)
-    if options["guidance_scale"] is None and runtime.plan.interface.guidance is not None:
-        options["guidance_scale"] = scale
+        check_image(runtime.plan, picture is not None)
+        ends, options["guidance_scale"] = _ends(runtime, model, picture, guidance_scale, steps)
     jobs = [Job(prompt, seed + index) for prompt in prompts for index in range(count)]
     drawn = []
     for path, made in zip(file_names(output, len(jobs)), _draw(runtime, ends, jobs, **options), strict=True):
@@ -102,8 +112,8 @@ def generate(
             }
         )
     lines = (
-        f"{image['file']}  {image['seconds']:.2f} s  seed {image['seed']}  {image['prompt']}"
-        for image in drawn
+        f"{entry['file']}  {entry['seconds']:.2f} s  seed {entry['seed']}  {entry['prompt']}"
+        for entry in drawn
     )
     result.report({"bundle": str(bundle), "images": drawn}, "\n".join(lines))
 
@@ -122,6 +132,19 @@ def check_output(output: Path) -> None:
         raise InputError("the directory of the picture does not exist", where=output.parent, mend="create it")
 
 
+def read_image(path: Path) -> Image:
+    """A picture in RGB. Raises InputError."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(path).convert("RGB")
+    except UnidentifiedImageError:
+        raise InputError("this is not a picture", where=path, available=(".png", ".jpg")) from None
+    except OSError as error:  # missing, a directory, or cut off
+        reason = error.strerror or error
+        raise InputError(f"cannot read the picture: {reason}", where=path, mend="check the file") from None
+
+
 def file_names(output: Path, count: int) -> list[Path]:
     """The name itself for one picture; numbered names for several."""
     if count == 1:
@@ -136,19 +159,25 @@ def _formats() -> Collection[str]:
     return Image.registered_extensions()
 
 
-def _ends(runtime: Runtime, model: str | None, steps: Steps) -> tuple[Ends, float]:
-    """What makes conditions and pixels, and the guidance scale to draw with unless told otherwise."""
-    parts = runtime.plan.pipeline
-    if parts is not None and model is None:
-        return runtime.pipeline, parts.guidance_scale
+def _ends(
+    runtime: Runtime, model: str | None, image: Image | None, guidance_scale: float | None, steps: Steps
+) -> tuple[Ends, float | None]:
+    """What makes conditions and pixels, and the guidance scale of the denoising loop."""
+    plan, parts = runtime.plan, runtime.plan.pipeline
+    guided = plan.interface.guidance is not None
+    if parts is not None and model is None and image is None:
+        return runtime.pipeline, parts.guidance_scale if guided and guidance_scale is None else guidance_scale
     steps("load the pipeline")
+    from dipgo_compile.conditions import reads_guidance
     from dipgo_compile.generate import DiffusersEnds, trained_guidance_scale
     from dipgo_compile.mask import Mask
     from dipgo_compile.models.source import load_pipeline
 
-    pipeline = load_pipeline(model or runtime.plan.model["source"])
-    scale = trained_guidance_scale(Mask.load(runtime.bundle.path / MASK))
-    return DiffusersEnds(pipeline, runtime.plan), scale
+    pipeline = load_pipeline(model or plan.model["source"])
+    if guidance_scale is None and (guided or reads_guidance(plan)):
+        guidance_scale = trained_guidance_scale(Mask.load(runtime.bundle.path / MASK))
+    ends = DiffusersEnds(pipeline, plan, guidance_scale, image)
+    return ends, None if reads_guidance(plan) else guidance_scale
 
 
 def _draw(runtime: Runtime, ends: Ends, jobs: Sequence[Job], **options: Any) -> Iterator[Drawn]:

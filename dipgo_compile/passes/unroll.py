@@ -6,6 +6,8 @@ One call with guidance scale g reads like this (``@c`` is the call):
     ...          = run of every block
     noise@c      = (1 - g) * noise_pred@c[uncond] + g * noise_pred@c[cond]
     latents@c+1  = the scheduler's linear combination of samples, noise predictions and noise draws
+
+latents@0 is the initial noise, scaled, or where a loop begins with an image its latents with noise added.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from dipgo_compile.program import (
 from dipgo_compile.schedule import Schedule
 
 LATENTS = "latents"
+IMAGE = "image_latents"
 _DRAW = "draw"
 
 
@@ -69,7 +72,7 @@ class _Unroller:
         for condition in graph.conditions:
             self.specs[condition] = graph.tensors[condition]
         self.specs[LATENTS] = self.latents
-        self._combine("latents@0", [Term(LATENTS, Coefficient(schedule.init_noise_sigma))], self.latents)
+        self._combine("latents@0", self._first_terms(), self.latents)
         for index in range(len(schedule.steps)):
             self._call(index)
         draws = tuple(name for name in self.specs if is_draw(name))
@@ -78,12 +81,19 @@ class _Unroller:
                 Engine(block.name, (block.name,), block.inputs, block.outputs) for block in graph.blocks
             ),
             specs=self.specs,
-            inputs=(LATENTS, *graph.conditions, *draws),
+            inputs=(LATENTS, *((IMAGE,) if schedule.start else ()), *graph.conditions, *draws),
             constants=self.constants,
             instructions=tuple(self.instructions),
             calls=tuple(self.calls),
             output=f"latents@{len(schedule.steps)}",
         )
+
+    def _first_terms(self) -> list[Term]:
+        start = self.schedule.start
+        if start is None:
+            return [Term(LATENTS, Coefficient(self.schedule.init_noise_sigma))]
+        self.specs[IMAGE] = self.latents
+        return [Term(IMAGE, Coefficient(start.image)), Term(LATENTS, Coefficient(start.noise))]
 
     def _call(self, index: int) -> None:
         graph, step = self.graph, self.schedule.steps[index]

@@ -46,7 +46,7 @@ class Countdown:
 
 ROWS = ("plan", "dense", "torch", "supernet")
 INPUTS, SCHEDULE, DENSE, SHAPES = "inputs.npz", "schedule.json", "dense.onnx", "dense.json"
-LATENTS = "latents"
+LATENTS, IMAGE_LATENTS = "latents", "image_latents"
 CONDITION, DRAW = "condition.", "draw."
 
 
@@ -54,6 +54,7 @@ CONDITION, DRAW = "condition.", "draw."
 class Job:
     """What a row is to do. ``workspace`` holds what was prepared for all rows: inputs, schedule, dense
     graph. ``memory`` is the plan's trade of memory for speed (``Runtime.load``), None its own choice.
+    ``start_step`` is where an image-to-image plan begins.
     """
 
     bundle: str
@@ -62,6 +63,7 @@ class Job:
     threads: int
     guidance_scale: float | None
     memory: str | None = None
+    start_step: int | None = None
 
     def inputs(self) -> tuple[Array, dict[str, Array], list[Array]]:
         """Unit noise, conditions by name, draws."""
@@ -74,3 +76,8 @@ class Job:
         }
         draws = [array for name, array in arrays.items() if name.startswith(DRAW)]
         return arrays[LATENTS], conditions, draws
+
+    def image_latents(self) -> Array | None:
+        """What an image-to-image plan begins with."""
+        with np.load(Path(self.workspace) / INPUTS) as stored:
+            return dict(stored).get(IMAGE_LATENTS)

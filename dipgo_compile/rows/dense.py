@@ -21,7 +21,7 @@ from dipgo_compile.executor import aligned
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array
 from dipgo_compile.rows import DENSE, SCHEDULE, SHAPES, Image, Job
-from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm
+from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm, Start
 
 
 def load(job: Job) -> Image:
@@ -32,7 +32,16 @@ def load(job: Job) -> Image:
     engine = make_backend(plan.target).open_file("dense", workspace / DENSE, inputs, outputs, job.threads)
     schedule = read_schedule(workspace / SCHEDULE)
     timestep = _empty(shapes["inputs"][plan.interface.timestep], shapes["timestep"])
-    return DenseLoop(plan, engine, shapes["inputs"], timestep, schedule, job.guidance_scale, *job.inputs())
+    return DenseLoop(
+        plan,
+        engine,
+        shapes["inputs"],
+        timestep,
+        schedule,
+        job.guidance_scale,
+        *job.inputs(),
+        job.image_latents(),
+    )
 
 
 class DenseLoop:
@@ -49,9 +58,11 @@ class DenseLoop:
         latents: Array,
         conditions: dict[str, Array],
         draws: Sequence[Array],
+        image_latents: Array | None = None,
     ) -> None:
         interface = plan.interface
-        self._schedule, self._scale, self._latents = schedule, guidance_scale, latents
+        self._schedule, self._scale = schedule, guidance_scale
+        self._latents, self._image_latents = latents, image_latents
         self._sample = _empty(shapes[interface.sample])
         self._timestep = timestep
         first = plan.program.specs[plan.program.calls[0].noise_pred]
@@ -71,7 +82,7 @@ class DenseLoop:
         self._draws = dict(zip(read, draws, strict=True))
 
     def __call__(self, calls: int | None = None) -> Array | None:
-        np.multiply(self._latents, self._schedule.init_noise_sigma, out=self._samples[0])
+        self._begin(self._samples[0])
         images = len(self._latents)
         steps = self._schedule.steps[:calls]
         for call, step in enumerate(steps):
@@ -83,6 +94,15 @@ class DenseLoop:
             self._guide(self._noises[call])
             self._advance(call, step)
         return self._samples[-1].copy() if len(steps) == len(self._schedule.steps) else None
+
+    def _begin(self, out: Array) -> None:
+        start = self._schedule.start
+        if start is None or self._image_latents is None:
+            np.multiply(self._latents, self._schedule.init_noise_sigma, out=out)
+            return
+        np.multiply(self._image_latents, start.image, out=out)
+        np.multiply(self._latents, start.noise, out=self._scratch)
+        np.add(out, self._scratch, out=out)
 
     def _guide(self, out: Array) -> None:
         if self._uncond is None or self._scale is None:
@@ -113,7 +133,8 @@ def read_schedule(file: Path) -> Schedule:
         ScheduleStep(s["timestep"], s["input_scale"], tuple(ScheduleTerm(**t) for t in s["terms"]))
         for s in document.pop("steps")
     )
-    return Schedule(**document, steps=steps)
+    start = document.pop("start")
+    return Schedule(**document, steps=steps, start=start and Start(**start))
 
 
 def _empty(shape: Sequence[int], dtype: str = "float32") -> Array:

@@ -11,6 +11,7 @@ from dipgo_compile.runtime import Runtime
 
 def load(job: Job) -> Image:
     latents, conditions, draws = job.inputs()
+    image_latents = job.image_latents()
     options: dict[str, Any] = {} if job.memory is None else {"memory": job.memory}
     session = Runtime.load(job.bundle, threads=job.threads, **options).session()
     scale = 1.0 if job.guidance_scale is None else job.guidance_scale  # a plan without guidance ignores it
@@ -18,7 +19,14 @@ def load(job: Job) -> Image:
     def image(calls: int | None = None) -> Array | None:
         callback = None if calls is None else Countdown(calls)
         try:
-            return session.denoise(latents, conditions, guidance_scale=scale, draws=draws, callback=callback)
+            return session.denoise(
+                latents,
+                conditions,
+                guidance_scale=scale,
+                draws=draws,
+                image_latents=image_latents,
+                callback=callback,
+            )
         except Enough:
             return None
 

@@ -15,10 +15,9 @@ from dipgo_compile.example import example_inputs
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Geometry
 from dipgo_compile.models.opening import open_built
-from dipgo_compile.noise_level import as_read
+from dipgo_compile.noise_level import schedule_of
 from dipgo_compile.program import Engine
-from dipgo_compile.rows import CONDITION, DENSE, DRAW, INPUTS, LATENTS, SCHEDULE, SHAPES
-from dipgo_compile.schedule import probe
+from dipgo_compile.rows import CONDITION, DENSE, DRAW, IMAGE_LATENTS, INPUTS, LATENTS, SCHEDULE, SHAPES
 
 
 def store_inputs(bundle: Bundle, workspace: Path) -> None:
@@ -27,6 +26,8 @@ def store_inputs(bundle: Bundle, workspace: Path) -> None:
     arrays: dict[str, Any] = {LATENTS: inputs.latents}
     arrays |= {f"{CONDITION}{name}": array for name, array in inputs.conditions.items()}
     arrays |= {f"{DRAW}{index}": array for index, array in enumerate(inputs.draws)}
+    if inputs.image_latents is not None:
+        arrays[IMAGE_LATENTS] = inputs.image_latents
     np.savez(workspace / INPUTS, **arrays)
 
 
@@ -48,6 +49,5 @@ def store_dense(bundle: Bundle, source: str, workspace: Path) -> None:
     specs = {spec.role: spec.spec for spec in model.inputs(geometry)}
     shapes = {"inputs": inputs, "outputs": outputs, "timestep": specs["timestep"].dtype}
     (workspace / SHAPES).write_text(json.dumps(shapes))
-    schedule = probe(mask.scheduler.class_name, mask.scheduler.config, mask.scheduler.num_inference_steps)
-    schedule = as_read(schedule, mask.scheduler.config, model.timestep_kind, specs["timestep"])
+    schedule = schedule_of(mask.scheduler, model, plan.schedule.get("start_step"))
     (workspace / SCHEDULE).write_text(json.dumps(asdict(schedule)))

@@ -14,6 +14,7 @@ from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import load as load_model
 from dipgo_compile.program import Array
 from dipgo_compile.rows import Countdown, Enough, Image, Job
+from dipgo_compile.rows.torch import starting
 
 
 def load(job: Job) -> Image:
@@ -24,11 +25,14 @@ def load(job: Job) -> Image:
     latents = torch.from_numpy(noise)
     conditions = {name: torch.from_numpy(array) for name, array in arrays.items()}
     generator = torch.Generator().manual_seed(0)
+    start = starting(job)
 
     def image(calls: int | None = None) -> Array | None:
         counting = model.denoiser.register_forward_pre_hook(Countdown(calls))
         try:
-            trace = reference_chain(model, mask, latents, conditions, job.guidance_scale, generator=generator)
+            trace = reference_chain(
+                model, mask, latents, conditions, job.guidance_scale, generator=generator, start=start
+            )
         except Enough:
             return None
         finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dipgo_trainer.chain import Predict, denoise, scheduler_of
+from dipgo_trainer.chain import Predict, Start, denoise, scheduler_of
 
 from dipgo_compile.bundle import MASK
 from dipgo_compile.mask import Mask
@@ -33,6 +33,14 @@ def predictor(model: Model, denoiser: Callable[..., Any]) -> Predict:
     return predict
 
 
+def starting(job: Job) -> Start | None:
+    """Where the loop of an image-to-image bundle begins."""
+    latents = job.image_latents()
+    if job.start_step is None or latents is None:
+        return None
+    return Start(job.start_step, torch.from_numpy(latents))
+
+
 def chain(job: Job, prepare: Callable[[Model, Mask, Any], Predict]) -> Image:
     """A row that denoises in PyTorch. ``prepare`` makes its denoiser from the model, the bundle's mask and
     the scheduler that will be used.
@@ -45,6 +53,7 @@ def chain(job: Job, prepare: Callable[[Model, Mask, Any], Predict]) -> Image:
     latents = torch.from_numpy(noise)
     conditions = {name: torch.from_numpy(array) for name, array in arrays.items()}
     generator = torch.Generator().manual_seed(0)
+    start = starting(job)
 
     def image(calls: int | None = None) -> Array | None:
         count = Countdown(calls)
@@ -57,7 +66,14 @@ def chain(job: Job, prepare: Callable[[Model, Mask, Any], Predict]) -> Image:
         try:
             with torch.no_grad():
                 trace = denoise(
-                    model, scheduler, counted, latents, conditions, job.guidance_scale, generator=generator
+                    model,
+                    scheduler,
+                    counted,
+                    latents,
+                    conditions,
+                    job.guidance_scale,
+                    generator=generator,
+                    start=start,
                 )
         except Enough:
             return None

@@ -41,6 +41,15 @@ class Trace:
         return self.latents[-1]
 
 
+@dataclass(frozen=True)
+class Start:
+    """Image to image: the denoising step that the loop begins with, and the clean latents of the image, of
+    the shape of the noise."""
+
+    step: int
+    latents: Tensor
+
+
 def reference_chain(
     model: Model,
     mask: Mask,
@@ -50,23 +59,27 @@ def reference_chain(
     *,
     generator: torch.Generator | None = None,
     noise: Sequence[Tensor] | None = None,
+    start: Start | None = None,
 ) -> Trace:
     """Denoise as ``mask`` says, with PyTorch, block by block.
 
     ``latents``: unit normal noise, (images, in channels, height, width). ``conditions``: by input name,
     batched as the denoiser reads them: both halves in the family's ``guidance_order`` when ``guidance_scale``
-    isn't None. Schedulers that draw noise take it from ``noise``, in the order of the draws, or else from
-    ``generator``. Raises MaskError when the scheduler's timesteps aren't the mask's, ModelError for unknown
-    blocks.
+    isn't None. With ``start`` the loop begins there, with everything computed. Schedulers that draw noise
+    take it from ``noise``, in the order of the draws, or else from ``generator``. Raises MaskError when the
+    scheduler's timesteps aren't the mask's, ModelError for unknown blocks.
     """
     scheduler = scheduler_of(mask)
+    keep = mask.keep if start is None else mask.from_call(first_call(scheduler, start.step)).keep
     with torch.no_grad(), SuperNet(model.denoiser, mask.blocks, mask.reuse) as net, drawn(scheduler, noise):
 
         def predict(call: int, inputs: dict[str, Tensor]) -> Tensor:
-            net.set_row(mask.keep[call])
+            net.set_row(keep[call])
             return model.predict(inputs)
 
-        return denoise(model, scheduler, predict, latents, conditions, guidance_scale, generator=generator)
+        return denoise(
+            model, scheduler, predict, latents, conditions, guidance_scale, generator=generator, start=start
+        )
 
 
 def scheduler_of(mask: Mask) -> Any:
@@ -86,6 +99,11 @@ def scheduler_of(mask: Mask) -> Any:
     return scheduler
 
 
+def first_call(scheduler: Any, step: int) -> int:
+    """The denoiser call that a step begins with."""
+    return int(step * scheduler.order)
+
+
 def denoise(
     model: Denoiser,
     scheduler: Any,
@@ -95,10 +113,12 @@ def denoise(
     guidance_scale: float | None,
     *,
     generator: torch.Generator | None = None,
+    start: Start | None = None,
     timesteps: Sequence[float] | None = None,
 ) -> Trace:
-    """The loop of a diffusers pipeline. ``scheduler`` is fresh and set to its steps; gradients flow if
-    enabled. ``timesteps``: what the denoiser reads at each call, where those aren't the scheduler's."""
+    """The loop of a diffusers pipeline, or with ``start`` of an image-to-image pipeline. ``scheduler`` is
+    fresh and set to its steps; gradients flow if enabled. ``timesteps``: what the denoiser reads at each
+    call, where those aren't the scheduler's."""
     guided = guidance_scale is not None
     images, _, height, width = latents.shape
     specs = model.inputs(Geometry(images * (1 + guided), height, width, model.tokens))
@@ -109,9 +129,17 @@ def denoise(
     extra = {}
     if generator is not None and "generator" in inspect.signature(scheduler.step).parameters:
         extra["generator"] = generator
-    sample = latents * scheduler.init_noise_sigma
+    steps = scheduler.timesteps
+    if start is None:
+        sample = latents * scheduler.init_noise_sigma
+    else:
+        first = first_call(scheduler, start.step)
+        steps = steps[first:]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        sample = scheduler.add_noise(start.latents, latents, steps[:1].repeat(images))
     predictions, samples = [], []
-    for call, timestep in enumerate(scheduler.timesteps):
+    for call, timestep in enumerate(steps):
         scaled = scheduler.scale_model_input(sample, timestep)
         inputs = {
             named["sample"].name: torch.cat([scaled, scaled]) if guided else scaled,
@@ -133,7 +161,7 @@ def denoise(
             noise = halves["uncond"] + guidance_scale * (halves["cond"] - halves["uncond"])
         sample = scheduler.step(noise, timestep, sample, return_dict=False, **extra)[0]
         samples.append(sample)
-    return Trace(tuple(float(t) for t in scheduler.timesteps), tuple(predictions), tuple(samples))
+    return Trace(tuple(float(t) for t in steps), tuple(predictions), tuple(samples))
 
 
 @contextmanager
