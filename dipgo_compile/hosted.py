@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,8 @@ class HostedDenoiser:
     arrays out.
 
     It serves one pipeline at a time. An image ends with its last call; the first timestep always starts a new
-    one, so an interrupted image leaves nothing behind.
+    one, so an interrupted image leaves nothing behind. Only where the first two calls share a timestep does
+    that take other conditions, too.
     """
 
     def __init__(self, session: Session) -> None:
@@ -66,6 +68,12 @@ class HostedDenoiser:
 
         return torch.device("cpu")
 
+    @property
+    def add_embedding(self) -> Any:
+        """Stable Diffusion XL's pipelines look here for how wide their added conditions are to be."""
+        width = self.config.projection_class_embeddings_input_dim
+        return SimpleNamespace(linear_1=SimpleNamespace(in_features=width))
+
     def __call__(self, *args: Any, return_dict: bool = True, **kwargs: Any) -> DenoiserOutput:
         """The noise prediction of the next call. Takes the denoiser's own arguments, conditions also inside
         dictionaries (``added_cond_kwargs``); raises InputError.
@@ -82,12 +90,15 @@ class HostedDenoiser:
                 mend="a bundle holds the denoiser alone: no ControlNet, no adapters, no attention control",
             )
         sample = given[interface.sample]
-        index = self._expect(_timestep(given[interface.timestep]))
+        timestep = _timestep(given[interface.timestep])
+        index = self._expect(timestep)
         self._check_batch(tuple(sample.shape))
         conditions = {name: _array(given[name]) for name in interface.conditions}
+        if index != 0 and self._is_at(timestep, 0) and self._changed(conditions):
+            index = 0  # the first timestep comes twice, and this is the first time of another image
         if index == 0:
             self._conditions = {name: array.copy() for name, array in conditions.items()}
-        elif any(not _same(array, self._conditions[name]) for name, array in conditions.items()):
+        elif self._changed(conditions):
             self._index = 0
             raise InputError(
                 f"the conditions changed at call {index}, in the middle of an image",
@@ -102,9 +113,7 @@ class HostedDenoiser:
         """The index of the call that this timestep stands for."""
         calls = self._plan.program.calls
         for index in (self._index, 0):
-            if math.isclose(
-                timestep, calls[index].timestep, rel_tol=TIMESTEP_TOLERANCE, abs_tol=TIMESTEP_TOLERANCE
-            ):
+            if self._is_at(timestep, index):
                 return index
         expected, self._index = self._index, 0
         schedule: Mapping[str, Any] = self._plan.schedule
@@ -114,6 +123,13 @@ class HostedDenoiser:
             mend=f"use {schedule.get('class')} with {schedule.get('num_inference_steps')} steps as compiled, "
             "or build a bundle for this schedule",
         )
+
+    def _is_at(self, timestep: float, index: int) -> bool:
+        stated = self._plan.program.calls[index].timestep
+        return math.isclose(timestep, stated, rel_tol=TIMESTEP_TOLERANCE, abs_tol=TIMESTEP_TOLERANCE)
+
+    def _changed(self, conditions: Mapping[str, Array]) -> bool:
+        return any(not _same(array, self._conditions[name]) for name, array in conditions.items())
 
     def _check_batch(self, shape: tuple[int, ...]) -> None:
         calls, specs = self._plan.program.calls, self._plan.program.specs
