@@ -32,7 +32,11 @@ def facts(plan: Plan) -> dict[str, Any]:
         "latents": [height, width],
         "guidance": None if interface.guidance is None else list(interface.guidance),
         "pipeline": None if plan.pipeline is None else dump_pipeline(plan.pipeline),
-        "schedule": {key: plan.schedule[key] for key in ("class", "num_inference_steps")},
+        "schedule": {
+            "class": plan.schedule["class"],
+            "num_inference_steps": plan.schedule["num_inference_steps"],
+            "start_step": plan.schedule.get("start_step"),
+        },
         "calls": {"total": len(program.calls), "run": len(program.calls_with_runs())},
         "prologue": [run.engine for run in program.runs() if run.call == PROLOGUE],
         "timeline": list(timeline(plan)),
@@ -147,7 +151,9 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
     yield _line("target", "{backend} on {provider}, {precision}".format(**found["target"]))
     yield _line("size", f"{_count(found['images'], 'image')} of {height} x {width} latents, {guidance}")
     yield from _pipeline(found["pipeline"])
-    yield _line("schedule", f"{schedule['class']}, {_count(schedule['num_inference_steps'], 'step')}")
+    start = "" if schedule["start_step"] is None else f" from step {schedule['start_step']}, with an image"
+    steps = _count(schedule["num_inference_steps"], "step")
+    yield _line("schedule", f"{schedule['class']}, {steps}{start}")
     yield _line("calls", f"{calls['run']} of {calls['total']} denoiser calls run")
     counts = found["instructions"]
     runs = _count(counts["run"] - len(found["prologue"]), "run")

@@ -33,7 +33,6 @@ SCHEDULER_ALIASES: dict[str, str] = {
     "heun": "HeunDiscreteScheduler",
     "lms": "LMSDiscreteScheduler",
     "lcm": "LCMScheduler",
-    "tcd": "TCDScheduler",
 }
 ALIAS_OPTIONS: dict[str, dict[str, Any]] = {
     "dpm++2m": {"algorithm_type": "dpmsolver++", "solver_order": 2},
@@ -80,7 +79,11 @@ def resolve_scheduler(name: str | None, model: ScheduledModel) -> tuple[str, dic
         known = _options(class_name)
         given = {option: given[option] for option in stated & known}
         given |= {option: defaults[option] for option in defaults.keys() & known - stated}
-    config = make_scheduler(class_name, given | said).config
+    try:
+        config = make_scheduler(class_name, given | said).config
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ScheduleError(reason, mend="install that package, or choose another scheduler") from error
     return class_name, {
         option: value
         for option, value in config.items()

@@ -36,6 +36,7 @@ class Whole:
         self.pipeline = load_pipeline(str(path))
         self.denoiser = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
         self.model = load(str(path))
+        self._blocks = self.model.blocks()
         self._exported: dict[bool, Exported] = {}
 
     def mask(self, steps: int, scheduler: str | None = None, seed: int | None = None, **options: Any) -> Mask:
@@ -43,7 +44,7 @@ class Whole:
         of the model's.
         """
         model = replace(self.model, scheduler_config={**self.model.scheduler_config, **options})
-        reference, blocks = scheduler_ref(scheduler, model, steps), model.blocks()
+        reference, blocks = scheduler_ref(scheduler, model, steps), self._blocks
         generator = random.Random(seed)
         rows = [[True] * len(blocks) for _ in reference.timesteps]
         for row in rows[1:] if seed is not None else []:
