@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from dipgo_compile.backends.registry import check_target, make_backend
 from dipgo_compile.bundle import open_bundle, write_bundle
+from dipgo_compile.conditions import GUIDANCE_EMBEDDING
 from dipgo_compile.engines import engine_files, weight_bytes, write_engines
 from dipgo_compile.errors import BackendError, InputError, MaskError
 from dipgo_compile.generate import trained_guidance_scale
@@ -41,7 +42,8 @@ class BuildOptions:
 
     ``images`` are denoised together; ``height`` and ``width`` are pixels, those of an ONNX file the latents'
     (None: the model's own size). With ``guidance`` the denoiser runs on twice as many samples, and the
-    guidance scale stays a run-time number; None: where the model knows the order of the two halves.
+    guidance scale stays a run-time number; None: where the model knows the order of the two halves, and
+    wasn't distilled to read the scale.
     ``start_step`` makes an image-to-image bundle, which begins with that inference step: see ``begun``.
     ``fuse`` and ``max_engines`` say how runs become engines (``passes/fuse.py``). ``disabled`` names
     passes and rewrites to leave out, for bisecting a wrong result. ``provider``, ``precision`` and
@@ -232,15 +234,26 @@ def _sizes(source: str, options: BuildOptions) -> Reading | None:
 
 
 def guidance_of(model: Denoiser, options: BuildOptions) -> Guidance | None:
-    """How the guided batch lies; None without guidance. Raises InputError where nobody knows the order."""
+    """How the guided batch lies; None without guidance. Raises InputError where nobody knows the order, and
+    for guidance of a denoiser that was distilled to do without.
+    """
     order = model.guidance_order
+    distilled = any(spec.name == GUIDANCE_EMBEDDING for spec in model.inputs(model.geometry()))
+    if options.guidance and distilled:
+        raise InputError(
+            f"{model.source} takes the guidance scale as an input: it would be guided twice",
+            where=GUIDANCE_EMBEDDING,
+            mend="build it with --no-guidance; generate --guidance-scale still works",
+        )
     if options.guidance and order is None:
         raise InputError(
             "the order of the guided batch's halves is unknown: an ONNX file doesn't tell",
             where=model.source,
             mend="state it as --guidance-order uncond,cond (Stable Diffusion's) or cond,uncond (DiT's)",
         )
-    return Guidance(order) if order is not None and options.guidance is not False else None
+    if order is None or distilled or options.guidance is False:
+        return None
+    return Guidance(order)
 
 
 def check(mask: Mask, model: Denoiser) -> Schedule:

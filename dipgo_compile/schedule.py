@@ -7,7 +7,7 @@ row of the table. So no scheduler is reimplemented, and a compiled plan holds no
 then compared with the real scheduler on random tensors, which also finds what isn't linear.
 
 Rows are short: a row reaches back a few calls, so few tensors are alive at a time. Schedulers that carry a
-corrected sample inside (UniPC) give rows that reach back to the first call; ``_shortened`` mends that.
+corrected sample inside (UniPC) give rows that reach back to the first call; ``shortened`` mends that.
 
 Image-to-image begins in the middle: a scheduler's ``add_noise`` is linear, too, and ``Start`` holds its two
 coefficients.
@@ -226,13 +226,13 @@ def _table(loop: _Loop, class_name: str, num_inference_steps: int) -> Schedule:
                 if coefficient
             ),
         )
-        for timestep, scale, row in zip(loop.timesteps, scales, _shortened(rows), strict=True)
+        for timestep, scale, row in zip(loop.timesteps, scales, shortened(rows), strict=True)
     )
     sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))  # flow matching starts from unit noise
     return Schedule(class_name, num_inference_steps, sigma, draws, steps, start)
 
 
-def _shortened(rows: list[torch.Tensor]) -> list[torch.Tensor]:
+def shortened(rows: list[torch.Tensor]) -> list[torch.Tensor]:
     """The same loop with fewer terms. Columns begin with the samples, one a call.
 
     In a loop a sample *is* the row before it, so any multiple of (row before - sample) may be taken from a

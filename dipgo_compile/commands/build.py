@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     "--guidance/--no-guidance",
     default=None,
     help="Classifier-free guidance: twice the work; its scale is chosen when an image is made.  "
-    "[default: guidance; for an ONNX file if --guidance-order is known]",
+    "[default: guidance, unless the model was distilled to do without; for an ONNX file if its order is known]",
 )
 @click.option(
     "--pipeline",

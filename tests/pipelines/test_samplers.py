@@ -57,10 +57,12 @@ def drawn(pipeline: Any, scale: float = SCALE) -> Array:
     return made.numpy()
 
 
-def test_every_name_is_tried() -> None:
+def test_every_name_is_tried_and_documented(repository: Path) -> None:
     tried = {name.removesuffix(KARRAS) for name, _ in SAMPLERS}
-    classes = {SCHEDULER_ALIASES[name] for name in tried}
-    assert classes == set(SCHEDULER_ALIASES.values())
+    assert {SCHEDULER_ALIASES[name] for name in tried} == set(SCHEDULER_ALIASES.values())
+    table = (repository / "docs" / "samplers.md").read_text()
+    for name, class_name in SCHEDULER_ALIASES.items():
+        assert f"`{name}`" in table and f"`{class_name}`" in table
 
 
 @pytest.mark.parametrize(("name", "options"), SAMPLERS, ids=[name for name, _ in SAMPLERS])

@@ -13,7 +13,7 @@ from diffusers.schedulers import scheduling_lcm
 
 from dipgo_compile.errors import ModelError, ScheduleError
 from dipgo_compile.models.presets import SD_BETAS
-from dipgo_compile.schedule import Schedule, probe
+from dipgo_compile.schedule import Schedule, probe, shortened
 
 STEPS = 12
 SHAPE = (2, 4, 3, 3)
@@ -29,14 +29,22 @@ SCHEDULERS = [
     ("DPMSolverMultistepScheduler", {}, ROUNDED),
     ("DPMSolverMultistepScheduler", {"solver_order": 3, "use_karras_sigmas": True}, ROUNDED),
     ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, ROUNDED),
+    ("DPMSolverMultistepScheduler", {"prediction_type": "v_prediction", "use_karras_sigmas": True}, ROUNDED),
     ("EulerDiscreteScheduler", {}, ROUNDED),
     ("EulerDiscreteScheduler", {"timestep_spacing": "leading", "prediction_type": "v_prediction"}, ROUNDED),
     ("EulerAncestralDiscreteScheduler", {}, ROUNDED),
     ("DEISMultistepScheduler", {}, EXACT),
+    ("DEISMultistepScheduler", {"prediction_type": "sample"}, EXACT),
     ("HeunDiscreteScheduler", {}, EXACT),
+    ("HeunDiscreteScheduler", {"prediction_type": "v_prediction", "use_karras_sigmas": True}, ROUNDED),
+    ("LMSDiscreteScheduler", {}, ROUNDED),
     ("LCMScheduler", {}, EXACT),
+    ("LCMScheduler", {"original_inference_steps": 24, "prediction_type": "v_prediction"}, EXACT),
     ("DDPMScheduler", {}, EXACT),
+    ("DDPMScheduler", {"prediction_type": "sample", "variance_type": "fixed_large"}, EXACT),
     ("UniPCMultistepScheduler", {}, EXACT),
+    ("UniPCMultistepScheduler", {"prediction_type": "v_prediction", "solver_order": 3}, EXACT),
+    ("SASolverScheduler", {}, ROUNDED),
     ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, ROUNDED),
 ]
 
@@ -134,6 +142,55 @@ def test_dpm_solver_rows_reach_back_two_calls() -> None:
         ("noise_pred", 9),
         ("noise_pred", 10),
     ]
+
+
+@pytest.mark.parametrize(("order", "terms"), [(2, 6), (3, 8)])
+def test_rows_of_a_scheduler_that_corrects_its_samples_are_short(order: int, terms: int) -> None:
+    """UniPC's own rows reach back to the first call: 98 terms here."""
+    schedule = probe("UniPCMultistepScheduler", {**CONFIG, "solver_order": order}, 50)
+    assert max(len(step.terms) for step in schedule.steps) == terms
+    for call, step in enumerate(schedule.steps):
+        assert all(term.index >= call - order for term in step.terms)
+
+
+def test_rows_that_cannot_be_shortened_stay_as_they_are() -> None:
+    identity = torch.eye(6, dtype=torch.float64)  # three samples, three predictions
+    first, second = 0.5 * identity[0] + identity[3], 0.25 * identity[1] - identity[3] + identity[4]
+    assert torch.equal(torch.stack(shortened([first, second])), torch.stack([first, second]))
+
+
+def test_a_multiple_of_the_row_before_is_taken_out() -> None:
+    """x2 = 2 x1 + e1 with x1 written out, as a scheduler does that keeps it to itself."""
+    identity = torch.eye(6, dtype=torch.float64)
+    first = 0.5 * identity[0] + identity[3]
+    assert torch.equal(shortened([first, 2 * first + identity[4]])[1], 2 * identity[1] + identity[4])
+
+
+@pytest.mark.parametrize(
+    ("class_name", "call"),
+    [("DDIMScheduler", 4), ("HeunDiscreteScheduler", 8), ("UniPCMultistepScheduler", 4)],
+)
+def test_a_table_may_begin_in_the_middle(class_name: str, call: int) -> None:
+    whole, begun = probe(class_name, CONFIG, STEPS), probe(class_name, CONFIG, STEPS, start_step=4)
+    assert begun.start is not None
+    assert (begun.start.step, begun.start.call) == (4, call)
+    assert begun.timesteps == whole.timesteps[call:]
+
+
+def test_the_noise_of_a_start_by_its_equation() -> None:
+    """Ho et al. 2020, equation 4."""
+    begun = probe("DDIMScheduler", {**CONFIG, "steps_offset": 1}, 50, start_step=10)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0)[int(begun.timesteps[0])].item()
+    assert begun.start is not None
+    assert (begun.start.image, begun.start.noise) == pytest.approx((kept**0.5, (1 - kept) ** 0.5), rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [-1, STEPS])
+def test_a_step_that_is_not_there(step: int) -> None:
+    with pytest.raises(ScheduleError, match=f"cannot begin with step {step} of {STEPS}") as caught:
+        probe("DDIMScheduler", CONFIG, STEPS, start_step=step)
+    assert caught.value.available == (f"0 to {STEPS - 1}",)
 
 
 def test_euler_scales_its_input() -> None:

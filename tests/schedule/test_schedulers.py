@@ -79,3 +79,32 @@ def test_unknown_names_are_refused(name: str, suggestion: str) -> None:
     with pytest.raises(ScheduleError, match=f"unknown scheduler '{name}'") as caught:
         resolve_scheduler(name, Described("DDIMScheduler"))
     assert suggestion in str(caught.value.mend)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "options"),
+    [
+        ("dpm++3m", "DPMSolverMultistepScheduler", {"solver_order": 3, "algorithm_type": "dpmsolver++"}),
+        ("dpm++sde-karras", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+        ("Euler-karras", "EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        ("UniPCMultistepScheduler-karras", "UniPCMultistepScheduler", {"use_karras_sigmas": True}),
+    ],
+)
+def test_a_name_says_more_than_a_class(name: str, class_name: str, options: dict[str, Any]) -> None:
+    """What it says goes before what the model says."""
+    own = Described("DPMSolverMultistepScheduler", solver_order=1, use_karras_sigmas=False)
+    found, config = resolve_scheduler(name, own)
+    assert found == class_name
+    assert {option: config[option] for option in options} == options
+
+
+def test_noise_levels_that_a_scheduler_does_not_know() -> None:
+    with pytest.raises(ScheduleError, match="DDIMScheduler knows no Karras") as caught:
+        resolve_scheduler("ddim-karras", Described("PNDMScheduler"))
+    assert "euler-karras" in caught.value.available
+    assert "ddim-karras" not in caught.value.available
+
+
+def test_a_scheduler_whose_package_is_missing() -> None:
+    with pytest.raises(ScheduleError, match="torchsde"):
+        resolve_scheduler("CosineDPMSolverMultistepScheduler", Described("PNDMScheduler"))
