@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,13 @@ def test_kept_macs_count_the_glue_of_calls_that_compute_anything(mask: Mask) -> 
     assert mask.macs_ratio(macs) == mask.kept_macs(macs) / (4 * 131)
     idle = Macs(total=131, by_scope=costs, idle=100)
     assert mask.kept_macs(idle) == mask.kept_macs(macs) + 100
+
+
+def test_a_mask_that_begins_later(make_mask: Callable[..., Mask]) -> None:
+    """Image to image: rows before are dropped, and the first that is left is made whole."""
+    mask = make_mask(("11111", "00000", "11011", "00001"))
+    begun = mask.from_call(2)
+    assert begun.rows == ("11111", "00001")
+    assert begun.scheduler.timesteps == mask.scheduler.timesteps[2:]
+    assert replace(begun, keep=mask.keep, scheduler=mask.scheduler) == mask
+    assert mask.from_call(0) == mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from dipgo_compile.compare import compare
 from dipgo_compile.comparison import relative_l2
 from dipgo_compile.conditions import encode
 from dipgo_compile.errors import InputError, ScheduleError
-from dipgo_compile.generate import Job, generate
+from dipgo_compile.generate import Job as ImageJob
+from dipgo_compile.generate import generate
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import make_scheduler
 from dipgo_compile.program import Array
+from dipgo_compile.rows import Job, dense, plan, prepare, supernet
+from dipgo_compile.rows import torch as torch_row
 from dipgo_compile.runtime import Runtime
 
 STEPS, SEED, SCALE = 6, 5, 3.0
@@ -108,19 +112,28 @@ def test_a_pruned_bundle_is_the_supernet(pruned: Path) -> None:
 
 
 def test_the_calls_before_are_dropped_and_the_first_is_whole(whole: Whole, pruned: Path) -> None:
-    plan, mask = open_bundle(pruned).plan, whole.mask(STEPS, "ddim", seed=4)
-    assert [call.timestep for call in plan.program.calls] == list(mask.scheduler.timesteps[2:])
-    assert 0 in plan.program.calls_with_runs() and not all(mask.keep[2])
-    assert plan.schedule["start_step"] == 2
-    dense = open_bundle(whole.build(whole.mask(STEPS), pruned.with_name("dense.dipgo"))).plan
-    assert plan.macs["dense"] * STEPS == dense.macs["dense"] * (STEPS - 2)
-    assert plan.macs["dense"] / (STEPS - 2) <= plan.macs["kept"] < plan.macs["dense"]
+    made, mask = open_bundle(pruned).plan, whole.mask(STEPS, "ddim", seed=4)
+    assert [call.timestep for call in made.program.calls] == list(mask.scheduler.timesteps[2:])
+    assert 0 in made.program.calls_with_runs() and not all(mask.keep[2])
+    assert made.schedule["start_step"] == 2
+    unpruned = open_bundle(whole.build(whole.mask(STEPS), pruned.with_name("dense.dipgo"))).plan
+    assert made.macs["dense"] * STEPS == unpruned.macs["dense"] * (STEPS - 2)
+    assert made.macs["dense"] / (STEPS - 2) <= made.macs["kept"] < made.macs["dense"]
     assert Mask.load(pruned / "mask.json").keep == mask.keep
 
 
-def test_older_readers_ask_for_the_image_by_name(pruned: Path) -> None:
-    import json
+def test_rows_of_a_benchmark_begin_there_too(whole: Whole, pruned: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(pruned)
+    job = Job(str(pruned), whole.model.source, str(tmp_path), 1, SCALE, start_step=2)
+    prepare.store_inputs(bundle, tmp_path)
+    prepare.store_dense(bundle, job.source, tmp_path)
+    latents = {row.__name__: row.load(job)() for row in (dense, torch_row, plan, supernet)}
+    assert relative_l2(latents[dense.__name__], latents[torch_row.__name__]) < TOLERANCE
+    assert relative_l2(latents[plan.__name__], latents[supernet.__name__]) < TOLERANCE
+    assert relative_l2(latents[plan.__name__], latents[dense.__name__]) > 10 * TOLERANCE
 
+
+def test_older_readers_ask_for_the_image_by_name(pruned: Path) -> None:
     interface = json.loads((pruned / "plan.json").read_text())["interface"]
     assert interface["image_latents"] in interface["conditions"]
     assert open_bundle(pruned).plan.interface.conditions == ("encoder_hidden_states",)
@@ -135,7 +148,7 @@ def test_an_image_too_many_or_too_few(whole: Whole, pruned: Path, tmp_path: Path
         with pytest.raises(InputError, match="has shape"):
             runtime.denoise(seed=SEED, image_latents=image_latents()[:, :3], **conditions)
         with pytest.raises(InputError, match="none was given"):
-            generate(runtime, whole.pipeline, [Job(PROMPT, SEED)])
+            generate(runtime, whole.pipeline, [ImageJob(PROMPT, SEED)])
     bundle = whole.build(whole.mask(STEPS), tmp_path / "m.dipgo")
     with Runtime.load(bundle) as runtime, pytest.raises(InputError, match="noise alone"):
         runtime.denoise(seed=SEED, image_latents=image_latents(), **conditions)

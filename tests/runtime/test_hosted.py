@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,10 @@ import pytest
 import torch
 import toy
 
+from dipgo_compile.bundle import PLAN
 from dipgo_compile.errors import InputError
 from dipgo_compile.hosted import HostedDenoiser
+from dipgo_compile.plan_json import checksum
 from dipgo_compile.runtime import Runtime
 
 TOLERANCE = 1e-5  # as in test_executor
@@ -21,10 +26,12 @@ def denoiser(runtime: Runtime) -> HostedDenoiser:
     return runtime.as_unet()
 
 
-def host(denoiser: Any, image: dict[str, np.ndarray], scale: float) -> np.ndarray:
+def host(
+    denoiser: Any, image: dict[str, np.ndarray], scale: float, timesteps: Sequence[float] = toy.TIMESTEPS
+) -> np.ndarray:
     """The toy's scheduler, run by a host."""
     x = 2.0 * image["latents"]
-    for index, (timestep, factor) in enumerate(zip(toy.TIMESTEPS, (1.0, 0.5, 0.25, 0.125), strict=True)):
+    for index, (timestep, factor) in enumerate(zip(timesteps, (1.0, 0.5, 0.25, 0.125), strict=True)):
         sample = np.concatenate([x, x]) * np.float32(factor)
         e = denoiser(sample, timestep, text=image["text"], return_dict=False)[0]
         x = x - 0.5 * (e[:1] + scale * (e[1:] - e[:1]))
@@ -49,6 +56,21 @@ def test_an_interrupted_image_leaves_nothing_behind(denoiser: HostedDenoiser) ->
     np.testing.assert_allclose(
         host(denoiser, image, 3.0), toy.expected(**image, scale=3.0), atol=TOLERANCE, rtol=0
     )
+
+
+def test_a_first_timestep_that_comes_twice(bundle: Path) -> None:
+    """As image-to-image bundles of PLMS have it: the second call takes other conditions for another image."""
+    document = json.loads((bundle / PLAN).read_text())
+    document["calls"][1]["timestep"] = toy.TIMESTEPS[0]
+    del document["checksum"]
+    (bundle / PLAN).write_text(json.dumps({**document, "checksum": checksum(document)}))
+    given_up, image = toy.image(5), toy.image(1)
+    timesteps = (toy.TIMESTEPS[0], toy.TIMESTEPS[0], *toy.TIMESTEPS[2:])
+    with Runtime.load(bundle, threads=1) as runtime:
+        denoiser = runtime.as_unet()
+        denoiser(np.concatenate([given_up["latents"]] * 2), timesteps[0], text=given_up["text"])
+        result = host(denoiser, image, 3.0, timesteps)
+    np.testing.assert_allclose(result, toy.expected(**image, scale=3.0), atol=TOLERANCE, rtol=0)
 
 
 def test_a_call_that_computes_nothing_repeats_the_last_answer(denoiser: HostedDenoiser) -> None:

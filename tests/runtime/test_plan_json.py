@@ -120,6 +120,10 @@ BAD: dict[str, tuple[Change, str]] = {
     "an engine that is not listed": (lambda d: d["engines"][0].update(file="x.onnx"), "no file called"),
     "a file outside": (lambda d: d["files"].update({"..\\x": {"bytes": 1, "sha256": ""}}), "not a plain"),
     "an unknown condition": (lambda d: d["interface"].update(conditions=["mood"]), "no program input"),
+    "an image that is no condition": (
+        lambda d: d["interface"].update(image_latents="draw"),
+        "no condition called 'draw'",
+    ),
     "an unknown order": (lambda d: d["interface"].update(guidance=["left", "right"]), "order of guidance"),
     "a constant output": (lambda d: d.update(output="t0"), "no tensor in the arena called"),
 }
@@ -141,6 +145,16 @@ def test_malformed_plans_are_refused(case: str) -> None:
     with pytest.raises(BundleError, match=message) as caught:
         reload(changed)
     assert caught.value.where is not None and caught.value.where.startswith("plan.json")
+
+
+def test_older_readers_ask_for_an_image_as_for_any_condition() -> None:
+    plan = filed(toy.plan())
+    plan = replace(plan, interface=replace(plan.interface, draws=(), image_latents="draw"))
+    written = json.loads(dump_plan(plan))
+    assert written["version"] == [1, 2]
+    assert written["interface"]["conditions"] == ["text", "draw"]
+    assert reload(written).interface == plan.interface
+    assert document()["version"] == [1, 1]
 
 
 def test_an_error_names_the_path() -> None:
