@@ -54,13 +54,14 @@ def plan() -> Plan:
         specs={
             "latents": SPEC,
             "draw": SPEC,
+            "image": SPEC,
             "text": SPEC,
             "k": SPEC,
             "t": TensorSpec("float32", (1,)),
             "e": TensorSpec("float32", (2, 4, 2, 2)),
             "out": SPEC,
         },
-        inputs=("latents", "draw", "text"),
+        inputs=("latents", "draw", "image", "text"),
         constants={"t": np.ones(1, np.float32)},
         instructions=(
             Run("prologue", PROLOGUE, ("text",), ("k",)),
@@ -77,15 +78,18 @@ def plan() -> Plan:
     places = {name: Allocation(128 * i, 64, 0, 3) for i, name in enumerate(values)}
     return Plan(
         program=program,
-        memory=MemoryPlan(places, 768, 768),
+        memory=MemoryPlan(places, 896, 896),
         model={"source": "x", "class": "UNet2DConditionModel", "config_sha256": "0" * 64, "config": {}},
-        interface=Interface("sample", "timestep", ("text",), "latents", ("draw",), ("uncond", "cond")),
+        interface=Interface(
+            "sample", "timestep", ("text",), "latents", ("draw",), ("uncond", "cond"), "image"
+        ),
         target=Target("cpu", "fp32"),
         schedule={
             "class": "DDIMScheduler",
             "num_inference_steps": 2,
             "timesteps": [981.0, 1.5],
             "init_noise_sigma": 1.0,
+            "start_step": 0,
         },
         macs={"dense": 2, "kept": 1},
         passes=(PassReport("unroll", True, "2 calls"),),
