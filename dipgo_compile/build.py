@@ -126,6 +126,7 @@ def build(
     if model is None:
         clock.start("load the model")
         model = open_masked(mask, source, reading=_sizes(place, options))
+    guidance_of(model, options)  # refuses before minutes are spent
     pipeline = None
     if index is not None:
         assert isinstance(model, Model)  # an ONNX file has no index

@@ -75,7 +75,8 @@ if TYPE_CHECKING:
     "--guidance/--no-guidance",
     default=None,
     help="Classifier-free guidance: twice the work; its scale is chosen when an image is made.  "
-    "[default: guidance, unless the model was distilled to do without; for an ONNX file if its order is known]",
+    "[default: guidance, unless the model was distilled to do without it, or is an ONNX file whose order "
+    "nobody told]",
 )
 @click.option(
     "--pipeline",
