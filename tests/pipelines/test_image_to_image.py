@@ -37,12 +37,9 @@ GRAY_LEVELS = 1  # of 255: what differs in the last bits may round to neighbouri
 STARTS = [
     ("ddim", 2, 0.7),
     ("plms", 1, 0.84),
-    ("plms", 2, 0.7),
     ("dpm++2m-karras", 3, 0.5),
-    ("euler", 2, 0.7),
     ("euler", 0, 1.0),
     ("heun", 4, 0.34),
-    ("euler-ancestral", 3, 0.5),
 ]
 
 

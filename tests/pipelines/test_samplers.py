@@ -37,7 +37,7 @@ SAMPLERS: list[tuple[str, dict[str, Any]]] = [
     ("lms", {}),
     ("lcm", {"original_inference_steps": 20}),
 ]
-IN_THE_PIPELINE = ("plms", "dpm++2m-karras", "euler-ancestral", "heun-karras", "lcm")
+IN_THE_PIPELINE = ("plms", "euler-ancestral", "heun-karras")  # test_pipelines.py has other schedulers
 
 
 @pytest.fixture(scope="module")
