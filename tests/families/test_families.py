@@ -60,7 +60,9 @@ def exported(plain: Exported) -> Exported:
 
 
 def random_mask(model: Model, granularity: str, seed: int) -> Mask:
-    """Rows of every density in the model's own schedule; the first is whole."""
+    """Rows of every density in the model's own schedule; the first is whole. Whole blocks of a transformer
+    reuse their residuals, as such masks usually do.
+    """
     generator = random.Random(seed)
     blocks, schedule = model.blocks(granularity), scheduler_ref(None, model, STEPS)
     densities = [1.0, *(generator.choice([0.3, 0.7, 1.0]) for _ in schedule.timesteps[1:])]
@@ -70,6 +72,7 @@ def random_mask(model: Model, granularity: str, seed: int) -> Mask:
         schedule,
         blocks,
         keep,
+        reuse="residual" if granularity == "block" and "Transformer" in model.class_name else "output",
         provenance={"blocks": granularity},
     )
 
