@@ -9,7 +9,7 @@ import pytest
 import torch
 from whole import Whole, Wholes
 
-from dipgo_compile.build import build
+from dipgo_compile.build import BuildOptions, build
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.conditions import encode
 from dipgo_compile.errors import InputError, ModelError
@@ -71,6 +71,6 @@ def test_conditions_that_no_pipeline_makes(pixart: Whole, plan: Plan) -> None:
 def test_a_model_that_reads_the_guidance_scale_is_not_guided_twice(wholes: Wholes, tmp_path: Path) -> None:
     mask = wholes("latent_consistency").mask(2)
     with pytest.raises(InputError, match="guided twice") as caught:
-        build(mask, output=tmp_path / "m.dipgo")
+        build(mask, output=tmp_path / "m.dipgo", options=BuildOptions(guidance=True))
     assert "--no-guidance" in str(caught.value.mend)
     assert not list(tmp_path.iterdir())
