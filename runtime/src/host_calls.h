@@ -1,0 +1,24 @@
+// A plan's denoiser calls for a host that keeps its own scheduler: which steps of the program belong to each call, as
+// dipgo_compile/host_calls.py cuts it. Of the program only the runs are executed; the host supplies what the scheduler's
+// combines would have computed. Values keep their places in the arena, so everything happens in the program's order: a
+// sample is written where the combine that defines it stands.
+#pragma once
+
+#include <vector>
+
+#include "plan.h"
+
+namespace dipgo::impl {
+
+struct HostStep {
+    enum Kind { RUN, TAKE, GIVE } kind;
+    Index index;  // RUN: the instruction; TAKE: the tensor that gets the sample; GIVE: the noise prediction
+};
+
+// The steps of every call, the prologue's being call 0's. Throws Error (bundle) where the program cannot be cut.
+std::vector<std::vector<HostStep>> host_calls(const Plan& plan);
+
+// The tensor that the first reading call takes, and whose type all samples have; NONE where no call reads one.
+Index sample_of(const Plan& plan);
+
+}  // namespace dipgo::impl

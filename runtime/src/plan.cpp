@@ -1,0 +1,52 @@
+#include "plan.h"
+
+namespace dipgo::impl {
+namespace {
+
+struct DtypeRow {
+    dipgo_dtype dtype;
+    const char* name;
+    std::size_t bytes;
+};
+
+constexpr DtypeRow DTYPES[] = {
+    {DIPGO_FLOAT16, "float16", 2}, {DIPGO_FLOAT32, "float32", 4}, {DIPGO_FLOAT64, "float64", 8},
+    {DIPGO_INT8, "int8", 1},       {DIPGO_UINT8, "uint8", 1},     {DIPGO_INT32, "int32", 4},
+    {DIPGO_INT64, "int64", 8},     {DIPGO_BOOL, "bool", 1},
+};
+
+}  // namespace
+
+std::size_t images_together(const Plan& plan) {
+    const std::vector<std::int64_t>& shape = plan.spec(plan.interface.latents).shape;
+    return shape.empty() ? 1 : static_cast<std::size_t>(shape[0]);
+}
+
+std::size_t item_bytes(dipgo_dtype dtype) {
+    for (const DtypeRow& row : DTYPES) {
+        if (row.dtype == dtype) return row.bytes;
+    }
+    return 0;
+}
+
+const char* dtype_name(dipgo_dtype dtype) {
+    for (const DtypeRow& row : DTYPES) {
+        if (row.dtype == dtype) return row.name;
+    }
+    return "an unknown type";
+}
+
+std::optional<dipgo_dtype> dtype_of(const std::string& name) {
+    for (const DtypeRow& row : DTYPES) {
+        if (name == row.name) return row.dtype;
+    }
+    return std::nullopt;
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+    std::string text = "(";
+    for (const std::int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+    return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+}  // namespace dipgo::impl

@@ -1,0 +1,135 @@
+// A plan as it is read from a bundle. Tensors and engines are numbers here; the names are for messages and for the
+// outside. dipgo_compile/program.py describes the instructions, schema/README.md the file.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "dipgo/dipgo.h"
+#include "integrity.h"
+
+namespace dipgo::impl {
+
+using Index = std::size_t;
+inline constexpr Index NONE = static_cast<Index>(-1);
+inline constexpr Index PROLOGUE = NONE;  // the call of a run that comes before all calls
+inline constexpr double DEFAULT_GUIDANCE_SCALE = 7.5;
+
+struct TensorSpec {
+    std::string name;
+    dipgo_dtype dtype = DIPGO_FLOAT32;
+    std::vector<std::int64_t> shape;
+    std::uint64_t bytes = 0;
+};
+
+struct Tensor {
+    TensorSpec spec;
+    bool constant = false;     // in constants.bin, otherwise in the arena
+    std::uint64_t offset = 0;  // bytes
+    std::uint64_t room = 0;    // in the arena, bytes
+    Index first = 0, last = 0;  // the instructions between which it is live, both inclusive
+};
+
+struct Engine {
+    std::string name, file;
+    std::vector<std::string> inputs, outputs;
+};
+
+struct Slice {
+    std::size_t axis;
+    std::int64_t start, stop;
+};
+
+struct Term {
+    Index value;
+    double constant, guidance;  // the coefficient is constant + guidance * guidance scale
+    std::vector<Slice> view;
+};
+
+struct Run {
+    Index engine, call;
+    std::vector<Index> inputs, outputs;  // an output that nobody reads is NONE
+};
+
+struct Combine {
+    std::vector<Term> terms;
+    Index output;
+};
+
+using Instruction = std::variant<Run, Combine>;
+
+struct Call {
+    double timestep;
+    Index sample;  // NONE where no run of this call reads it
+    Index noise_pred;
+};
+
+struct Interface {
+    std::string sample;  // the denoiser's keyword
+    std::vector<Index> conditions, draws;
+    Index latents = NONE;
+    dipgo_guidance guidance = DIPGO_UNGUIDED;
+};
+
+// An ONNX file beside the plan's own: the text encoder, the image decoder.
+struct Part {
+    std::string file;
+    std::vector<TensorSpec> inputs, outputs;
+};
+
+struct Plan {
+    std::string provider;
+    std::vector<Tensor> tensors;
+    std::vector<Engine> engines;
+    std::vector<Instruction> instructions;
+    std::vector<Call> calls;
+    std::vector<double> timesteps;
+    std::vector<Index> inputs;
+    Index output = NONE;
+    Interface interface;
+    std::uint64_t arena_bytes = 0;
+    FileRecords files;
+    std::optional<Part> text_encoder, image_decoder;
+    std::string tokenizer;  // a file, or empty
+    double guidance_scale = DEFAULT_GUIDANCE_SCALE;
+
+    const TensorSpec& spec(Index tensor) const { return tensors[tensor].spec; }
+};
+
+// How many images are made together: the batch of the latents.
+std::size_t images_together(const Plan& plan);
+
+std::size_t item_bytes(dipgo_dtype dtype);
+const char* dtype_name(dipgo_dtype dtype);
+std::optional<dipgo_dtype> dtype_of(const std::string& name);
+
+// "(1, 4, 8, 8)"
+std::string shape_text(const std::vector<std::int64_t>& shape);
+
+// Calls `each` with the tensors that an instruction reads.
+template <class Each>
+void for_reads(const Instruction& instruction, Each each) {
+    if (const Run* run = std::get_if<Run>(&instruction)) {
+        for (const Index tensor : run->inputs) each(tensor);
+    } else {
+        for (const Term& term : std::get<Combine>(instruction).terms) each(term.value);
+    }
+}
+
+// Calls `each` with the tensors that an instruction defines.
+template <class Each>
+void for_writes(const Instruction& instruction, Each each) {
+    if (const Run* run = std::get_if<Run>(&instruction)) {
+        for (const Index tensor : run->outputs) {
+            if (tensor != NONE) each(tensor);
+        }
+    } else {
+        each(std::get<Combine>(instruction).output);
+    }
+}
+
+}  // namespace dipgo::impl

@@ -1,0 +1,321 @@
+#include "plan_reader.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "canonical_json.h"
+#include "sha256.h"
+
+namespace dipgo::impl {
+namespace {
+
+constexpr const char* FORMAT = "dipgo.plan";
+constexpr std::uint64_t MAJOR = 1;
+constexpr std::uint64_t MAX_MACS = std::uint64_t{1} << 63;
+constexpr std::size_t MAX_RANK = 64;  // numpy's
+
+using Names = std::unordered_map<std::string, Index>;
+
+Index named(const Field& field, const Names& known, const std::string& kind) {
+    const auto found = known.find(field.text());
+    if (found == known.end()) throw field.error("there is no " + kind + " called " + quoted(field.text()));
+    return found->second;
+}
+
+std::string plain(const Field& field, const std::string& name) {
+    if (!is_plain(name)) {
+        throw field.error(quoted(name) + " is not a plain file name: files lie in the bundle itself");
+    }
+    return name;
+}
+
+std::string file_of(const Field& field, const FileRecords& files) {
+    const std::string name = plain(field, field.text());
+    if (files.count(name) == 0) throw field.error("there is no file called " + quoted(name));
+    return name;
+}
+
+TensorSpec read_spec(const Field& item) {
+    TensorSpec spec;
+    spec.name = item.get("name").text();
+    const Field type = item.get("dtype");
+    const auto dtype = dtype_of(type.text());
+    if (!dtype) throw type.error("there is no element type called " + quoted(type.text()));
+    spec.dtype = *dtype;
+    const Field shape = item.get("shape");
+    std::uint64_t count = 1;
+    for (const Field& size : shape.items()) {
+        const std::uint64_t length = size.integer();
+        spec.shape.push_back(static_cast<std::int64_t>(length));
+        const bool fits = length == 0 || count <= MAX_INT / length;
+        count = fits ? count * length : MAX_INT + 1;  // stays too large, unless an axis is empty
+    }
+    if (count > MAX_INT || spec.shape.size() > MAX_RANK) {
+        throw shape.error("a tensor of shape " + shape_text(spec.shape) + " cannot be meant");
+    }
+    spec.bytes = count * item_bytes(spec.dtype);
+    return spec;
+}
+
+void check_within(const Field& item, std::uint64_t offset, std::uint64_t bytes, std::uint64_t size,
+                  const std::string& place) {
+    if (offset + bytes > size) {
+        throw item.get("offset").error("bytes " + std::to_string(offset) + " to " + std::to_string(offset + bytes) +
+                                       " lie outside " + place + ", which has " + std::to_string(size));
+    }
+}
+
+Tensor read_tensor(const Field& item, std::uint64_t constants_bytes, std::uint64_t arena_bytes) {
+    Tensor tensor;
+    tensor.spec = read_spec(item);
+    tensor.offset = item.get("offset").integer();
+    const Field storage = item.get("storage");
+    if (tensor.offset % item_bytes(tensor.spec.dtype) != 0) {
+        throw item.get("offset").error("offset " + std::to_string(tensor.offset) + " is not aligned for " +
+                                       dtype_name(tensor.spec.dtype));
+    }
+    if (storage.text() == "constants") {
+        tensor.constant = true;
+        check_within(item, tensor.offset, tensor.spec.bytes, constants_bytes, "constants.bin");
+    } else if (storage.text() == "arena") {
+        tensor.room = item.get("bytes").integer(tensor.spec.bytes);
+        check_within(item, tensor.offset, tensor.room, arena_bytes, "the arena");
+        tensor.first = item.get("first").integer();
+        tensor.last = item.get("last").integer(tensor.first);
+    } else {
+        throw storage.error("unknown storage " + quoted(storage.text()) + ": arena and constants are known");
+    }
+    return tensor;
+}
+
+Engine read_engine(const Field& item, const FileRecords& files) {
+    item.get("blocks").texts();
+    if (item.has("macs")) item.get("macs").integer(0, MAX_MACS);
+    return {item.get("name").text(), file_of(item.get("file"), files), item.get("inputs").texts(),
+            item.get("outputs").texts()};
+}
+
+std::vector<Index> read_names(const Field& list, const Names& known, const std::string& kind) {
+    std::vector<Index> found;
+    for (const Field& item : list.items()) found.push_back(named(item, known, kind));
+    return found;
+}
+
+Run read_run(const Field& item, const Names& tensors, const Names& engines, const std::vector<Engine>& listed) {
+    Run run;
+    run.engine = named(item.get("run"), engines, "engine");
+    run.inputs = read_names(item.get("inputs"), tensors, "tensor");
+    for (const Field& output : item.get("outputs").items()) {
+        run.outputs.push_back(output.null() ? NONE : named(output, tensors, "tensor"));
+    }
+    const Engine& engine = listed[run.engine];
+    if (run.inputs.size() != engine.inputs.size() || run.outputs.size() != engine.outputs.size()) {
+        throw item.error("engine " + quoted(engine.name) + " has " + std::to_string(engine.inputs.size()) +
+                         " inputs and " + std::to_string(engine.outputs.size()) + " outputs, the run names " +
+                         std::to_string(run.inputs.size()) + " and " + std::to_string(run.outputs.size()));
+    }
+    run.call = item.get("call").integer();
+    if (item.has("prologue") && item.get("prologue").boolean()) run.call = PROLOGUE;
+    return run;
+}
+
+Term read_term(const Field& item, const Names& names, const std::vector<Tensor>& tensors) {
+    Term term{named(item.get("value"), names, "tensor"), 0, 0, {}};
+    const TensorSpec& spec = tensors[term.value].spec;
+    if (item.has("view")) {
+        for (const Field& part : item.get("view").items()) {
+            std::vector<std::uint64_t> numbers;
+            for (const Field& number : part.items()) numbers.push_back(number.integer());
+            if (numbers.size() != 3) throw part.error("a view is [axis, start, stop]");
+            const auto [axis, start, stop] = std::tuple(numbers[0], numbers[1], numbers[2]);
+            if (axis >= spec.shape.size() || start >= stop ||
+                stop > static_cast<std::uint64_t>(spec.shape[axis])) {
+                throw part.error("the view lies outside " + quoted(spec.name) + " of shape " + shape_text(spec.shape));
+            }
+            term.view.push_back({axis, static_cast<std::int64_t>(start), static_cast<std::int64_t>(stop)});
+        }
+    }
+    term.constant = item.get("constant").number();
+    term.guidance = item.get("guidance").number();
+    return term;
+}
+
+Instruction read_instruction(const Field& item, const Names& tensors, const Names& engines, const Plan& plan) {
+    if (item.has("run")) return read_run(item, tensors, engines, plan.engines);
+    if (!item.has("combine")) throw item.error("unknown instruction: run and combine are known");
+    Combine combine;
+    for (const Field& term : item.get("terms").items()) {
+        combine.terms.push_back(read_term(term, tensors, plan.tensors));
+    }
+    if (combine.terms.empty()) throw item.get("terms").error("a combine needs at least one term");
+    combine.output = named(item.get("combine"), tensors, "tensor");
+    return combine;
+}
+
+Call read_call(const Field& item, const Names& tensors) {
+    const Field sample = item.get("sample");
+    return {item.get("timestep").number(), sample.null() ? NONE : named(sample, tensors, "tensor"),
+            named(item.get("noise_pred"), tensors, "tensor")};
+}
+
+dipgo_guidance read_guidance(const Field& field) {
+    if (field.null()) return DIPGO_UNGUIDED;
+    const std::vector<std::string> order = field.texts();
+    if (order == std::vector<std::string>{"uncond", "cond"}) return DIPGO_UNCOND_COND;
+    if (order == std::vector<std::string>{"cond", "uncond"}) return DIPGO_COND_UNCOND;
+    throw field.error("the order of guidance is uncond, cond or the reverse, not " + joined(order));
+}
+
+Interface read_interface(const Field& item, const Names& inputs) {
+    item.get("timestep").text();
+    Interface interface;
+    interface.guidance = read_guidance(item.get("guidance"));
+    interface.sample = item.get("sample").text();
+    interface.conditions = read_names(item.get("conditions"), inputs, "program input");
+    interface.latents = named(item.get("latents"), inputs, "program input");
+    interface.draws = read_names(item.get("draws"), inputs, "program input");
+    return interface;
+}
+
+std::string read_provider(const Field& item) {
+    if (item.has("backend")) item.get("backend").text();
+    item.get("precision").text();
+    return item.get("provider").text();
+}
+
+// What this library has no use for, and another reader checks.
+void check_rest(const Field& root) {
+    root.get("naive_bytes").integer();
+    root.get("model").mapping();
+    root.get("schedule").mapping();
+    for (const auto& member : root.get("macs").members()) member.second.integer(0, MAX_MACS);
+    for (const Field& item : root.get("passes").items()) {
+        item.get("name").text();
+        item.get("modified").boolean();
+        item.get("summary").text();
+    }
+}
+
+Part read_part(const Field& item, const FileRecords& files) {
+    Part part{file_of(item.get("file"), files), {}, {}};
+    for (const Field& spec : item.get("inputs").items()) part.inputs.push_back(read_spec(spec));
+    for (const Field& spec : item.get("outputs").items()) part.outputs.push_back(read_spec(spec));
+    return part;
+}
+
+bool alike(const TensorSpec& one, const TensorSpec& other) {
+    return one.dtype == other.dtype && one.shape == other.shape;
+}
+
+// The text encoder gives the plan's conditions, the image decoder takes its output: other files would not fit.
+void check_parts(const Field& item, const Plan& plan) {
+    if (plan.text_encoder) {
+        const Field encoder = item.get("text_encoder");
+        const Part& part = *plan.text_encoder;
+        if (part.inputs.size() != 1 || part.outputs.size() != plan.interface.conditions.size()) {
+            throw encoder.error("a text encoder has one input, and an output for every condition");
+        }
+        for (const Index condition : plan.interface.conditions) {
+            const TensorSpec& wanted = plan.spec(condition);
+            const auto fits = [&](const TensorSpec& spec) { return spec.name == wanted.name && alike(spec, wanted); };
+            if (std::none_of(part.outputs.begin(), part.outputs.end(), fits)) {
+                throw encoder.get("outputs").error("none of them is the condition " + quoted(wanted.name));
+            }
+        }
+    }
+    const Field decoder = item.get("image_decoder");
+    const Part& part = *plan.image_decoder;
+    if (part.inputs.size() != 1 || part.outputs.size() != 1 || !alike(part.inputs[0], plan.spec(plan.output)) ||
+        part.outputs[0].dtype != DIPGO_UINT8) {
+        throw decoder.error("an image decoder takes the final latents and gives bytes");
+    }
+}
+
+void read_pipeline(const Field& item, Plan& plan) {
+    const Field encoder = item.get("text_encoder"), tokenizer = item.get("tokenizer");
+    if (!encoder.null()) plan.text_encoder = read_part(encoder, plan.files);
+    plan.image_decoder = read_part(item.get("image_decoder"), plan.files);
+    if (!tokenizer.null()) {
+        plan.tokenizer = file_of(tokenizer.get("file"), plan.files);
+        tokenizer.get("length").integer(1);
+    }
+    plan.guidance_scale = item.get("guidance_scale").number();
+    check_parts(item, plan);
+}
+
+}  // namespace
+
+Json parse_document(std::string_view text, const std::string& where) {
+    Json document = parse_json(text, where);
+    const Field root(document, where + ": ");
+    const Field format = root.get("format"), version = root.get("version"), stated = root.get("checksum");
+    if (format.text() != FORMAT) {
+        throw format.error("this is not a plan: the format is " + quoted(format.text()) + ", not " + quoted(FORMAT));
+    }
+    const std::vector<Field> numbers = version.items();
+    if (numbers.empty()) throw version.error("the version is empty");
+    if (numbers[0].integer() != MAJOR) {
+        throw bundle_error("the plan has format version " + std::to_string(numbers[0].integer()) +
+                           "; this runtime reads version " + std::to_string(MAJOR))
+            .where(where)
+            .mend("update libdipgo, or build the bundle again with the version that is installed");
+    }
+    const std::string expected = stated.text();
+    document.erase("checksum");
+    if (sha256(canonical_json(document)) != expected) {
+        throw bundle_error("plan.json was altered after it was written: its checksum does not match")
+            .where(where)
+            .mend(REBUILD);
+    }
+    return document;
+}
+
+FileRecords read_files(const Json& document, const std::string& where) {
+    FileRecords files;
+    for (const auto& [name, record] : Field(document, where + ": ").get("files").members()) {
+        files[plain(record, name)] = {record.get("bytes").integer(), record.get("sha256").text()};
+    }
+    return files;
+}
+
+Plan read_plan(const Json& document, std::uint64_t constants_bytes, const std::string& where) {
+    const Field root(document, where + ": ");
+    Plan plan;
+    plan.files = read_files(document, where);
+    plan.arena_bytes = root.get("arena_bytes").integer();
+    Names tensors, engines, inputs;
+    for (const Field& item : root.get("tensors").items()) {
+        plan.tensors.push_back(read_tensor(item, constants_bytes, plan.arena_bytes));
+        const std::string& name = plan.tensors.back().spec.name;
+        if (!tensors.emplace(name, tensors.size()).second) {
+            throw item.error("the tensor " + quoted(name) + " is listed twice");
+        }
+    }
+    for (const Field& item : root.get("engines").items()) {
+        plan.engines.push_back(read_engine(item, plan.files));
+        const std::string& name = plan.engines.back().name;
+        if (!engines.emplace(name, engines.size()).second) {
+            throw item.error("the engine " + quoted(name) + " is listed twice");
+        }
+    }
+    plan.inputs = read_names(root.get("inputs"), tensors, "tensor");
+    for (const Index input : plan.inputs) inputs.emplace(plan.spec(input).name, input);
+    for (const Field& item : root.get("instructions").items()) {
+        plan.instructions.push_back(read_instruction(item, tensors, engines, plan));
+    }
+    for (const Field& item : root.get("calls").items()) {
+        plan.calls.push_back(read_call(item, tensors));
+        plan.timesteps.push_back(plan.calls.back().timestep);
+    }
+    plan.output = named(root.get("output"), tensors, "tensor");
+    if (plan.tensors[plan.output].constant) {
+        throw root.get("output").error("there is no tensor in the arena called " + quoted(plan.spec(plan.output).name));
+    }
+    plan.interface = read_interface(root.get("interface"), inputs);
+    plan.provider = read_provider(root.get("target"));
+    check_rest(root);
+    if (root.has("pipeline") && !root.get("pipeline").null()) read_pipeline(root.get("pipeline"), plan);
+    return plan;
+}
+
+}  // namespace dipgo::impl

@@ -1,0 +1,200 @@
+#include "verifier.h"
+
+#include <algorithm>
+#include <map>
+#include <queue>
+#include <set>
+
+#include "error.h"
+
+namespace dipgo::impl {
+namespace {
+
+constexpr std::uint64_t ALIGNMENT = 64;  // bytes
+
+Error invalid(const std::string& problem) { return bundle_error("the plan is not valid: " + problem); }
+
+Error invalid_at(Index instruction, const std::string& problem) {
+    return invalid(problem).where("instruction " + std::to_string(instruction)).mend(REBUILD);
+}
+
+void verify_combine(const Combine& combine, const Plan& plan, Index at) {
+    const TensorSpec& output = plan.spec(combine.output);
+    const std::vector<std::int64_t> shape = view_shape(combine.terms.front(), plan.spec(combine.terms.front().value));
+    for (const Term& term : combine.terms) {
+        const TensorSpec& spec = plan.spec(term.value);
+        if (spec.dtype != output.dtype || view_shape(term, spec) != shape) {
+            throw invalid_at(at, "the terms of " + quoted(output.name) + " differ in shape or dtype");
+        }
+    }
+    const bool same_rank = !shape.empty() && shape.size() == output.shape.size();
+    if (!same_rank || !std::equal(shape.begin() + 1, shape.end(), output.shape.begin() + 1) || shape[0] == 0 ||
+        output.shape[0] % shape[0] != 0) {
+        throw invalid_at(at, "terms of shape " + shape_text(shape) + " cannot fill " + quoted(output.name) + " " +
+                                 shape_text(output.shape));
+    }
+    if (output.dtype != DIPGO_FLOAT32 && output.dtype != DIPGO_FLOAT64) {
+        throw invalid_at(at, "it combines " + std::string(dtype_name(output.dtype)) +
+                                 "; this runtime combines float32 and float64");
+    }
+}
+
+// The values that are alive at one instruction. None overlaps another, so only neighbours have to be looked at.
+class Alive {
+ public:
+    explicit Alive(const Plan& plan) : plan_(plan) {}
+
+    void add(Index added) {
+        const Tensor& place = plan_.tensors[added];
+        while (!expiring_.empty() && expiring_.top().first < place.first) {
+            remove(expiring_.top().second);
+            expiring_.pop();
+        }
+        const std::uint64_t end = place.offset + place.room;
+        const auto after = filled_.lower_bound(place.offset);
+        if (after != filled_.begin()) {
+            const Tensor& before = plan_.tensors[std::prev(after)->second];
+            if (before.offset + before.room > place.offset) throw overlap(added, std::prev(after)->second);
+        }
+        if (place.room == 0) {
+            if (after != filled_.end() && after->first < place.offset) throw overlap(added, after->second);
+            empty_.emplace(place.offset, added);
+        } else {
+            if (after != filled_.end() && after->first < end) throw overlap(added, after->second);
+            const auto inside = empty_.upper_bound(place.offset);
+            if (inside != empty_.end() && inside->first < end) throw overlap(added, inside->second);
+            filled_.emplace(place.offset, added);
+        }
+        expiring_.emplace(place.last, added);
+    }
+
+ private:
+    Error overlap(Index one, Index other) const {
+        return invalid(quoted(plan_.spec(one).name) + " and " + quoted(plan_.spec(other).name) +
+                       " are alive together and overlap in the arena")
+            .mend(REBUILD);
+    }
+
+    void remove(Index gone) {
+        const Tensor& place = plan_.tensors[gone];
+        if (place.room != 0) {
+            filled_.erase(place.offset);
+            return;
+        }
+        const auto [begin, end] = empty_.equal_range(place.offset);
+        empty_.erase(std::find_if(begin, end, [&](const auto& entry) { return entry.second == gone; }));
+    }
+
+    using Expiry = std::pair<Index, Index>;  // last instruction, tensor
+
+    const Plan& plan_;
+    std::map<std::uint64_t, Index> filled_;
+    std::multimap<std::uint64_t, Index> empty_;  // tensors without elements overlap when strictly inside another
+    std::priority_queue<Expiry, std::vector<Expiry>, std::greater<>> expiring_;
+};
+
+void verify_disjoint(const Plan& plan) {
+    std::vector<Index> opening;
+    for (Index i = 0; i < plan.tensors.size(); ++i) {
+        if (!plan.tensors[i].constant) opening.push_back(i);
+    }
+    std::stable_sort(opening.begin(), opening.end(),
+                     [&](Index a, Index b) { return plan.tensors[a].first < plan.tensors[b].first; });
+    Alive alive(plan);
+    for (const Index tensor : opening) alive.add(tensor);
+}
+
+}  // namespace
+
+std::vector<std::int64_t> view_shape(const Term& term, const TensorSpec& spec) {
+    std::vector<std::int64_t> shape = spec.shape;
+    for (const Slice& part : term.view) {
+        if (part.axis >= shape.size() || part.start < 0 || part.start >= part.stop || part.stop > shape[part.axis]) {
+            throw invalid("a view lies outside " + quoted(spec.name) + " " + shape_text(spec.shape)).mend(REBUILD);
+        }
+        shape[part.axis] = part.stop - part.start;
+    }
+    return shape;
+}
+
+void verify_program(const Plan& plan) {
+    std::vector<bool> defined(plan.tensors.size());
+    std::vector<Index> call_of(plan.tensors.size(), plan.calls.size());  // that computed it; the prologue counts as 0
+    for (const Index input : plan.inputs) defined[input] = true;
+    for (Index i = 0; i < plan.tensors.size(); ++i) {
+        if (plan.tensors[i].constant) defined[i] = true;
+    }
+    bool in_prologue = true;
+    for (Index at = 0; at < plan.instructions.size(); ++at) {
+        const Instruction& instruction = plan.instructions[at];
+        const Run* run = std::get_if<Run>(&instruction);
+        in_prologue = in_prologue && run != nullptr && run->call == PROLOGUE;
+        if (run != nullptr && !in_prologue) {
+            if (run->call == PROLOGUE) throw invalid_at(at, "a run of the prologue does not come first");
+            if (run->call >= plan.calls.size()) {
+                throw invalid_at(at, "there is no call " + std::to_string(run->call));
+            }
+        }
+        for_reads(instruction, [&](Index tensor) {
+            if (!defined[tensor]) throw invalid_at(at, quoted(plan.spec(tensor).name) + " is read before it is defined");
+        });
+        for_writes(instruction, [&](Index tensor) {
+            if (defined[tensor]) throw invalid_at(at, quoted(plan.spec(tensor).name) + " is defined twice");
+            defined[tensor] = true;
+            if (run != nullptr) call_of[tensor] = in_prologue ? 0 : run->call;
+        });
+        if (run == nullptr) verify_combine(std::get<Combine>(instruction), plan, at);
+    }
+    if (!defined[plan.output]) throw invalid("the output is not defined").mend(REBUILD);
+    for (Index i = 0; i < plan.calls.size(); ++i) {
+        const Call& call = plan.calls[i];
+        if (call_of[call.noise_pred] > i) {
+            throw invalid("the noise prediction " + quoted(plan.spec(call.noise_pred).name) + " of call " +
+                          std::to_string(i) + " is not computed by then")
+                .mend(REBUILD);
+        }
+        if (call.sample != NONE && !defined[call.sample]) {
+            throw invalid("the sample " + quoted(plan.spec(call.sample).name) + " of call " + std::to_string(i) +
+                          " is not defined")
+                .mend(REBUILD);
+        }
+    }
+}
+
+void verify_memory(const Plan& plan) {
+    struct Lifetime {
+        Index first = NONE, last = 0;
+    };
+    std::vector<Lifetime> needed(plan.tensors.size());
+    for (const Index input : plan.inputs) needed[input] = {0, 0};
+    for (Index at = 0; at < plan.instructions.size(); ++at) {
+        for_writes(plan.instructions[at], [&](Index tensor) { needed[tensor] = {at, at}; });
+        for_reads(plan.instructions[at], [&](Index tensor) { needed[tensor].last = at; });
+    }
+    needed[plan.output].last = plan.instructions.size();
+    for (Index i = 0; i < plan.tensors.size(); ++i) {
+        const Tensor& place = plan.tensors[i];
+        const auto [first, last] = needed[i];
+        const std::string name = quoted(place.spec.name);
+        if ((first != NONE) == place.constant) {
+            throw invalid("values without a place, or places without a value: " + place.spec.name).mend(REBUILD);
+        }
+        if (place.constant) continue;
+        if (place.room != place.spec.bytes) {
+            throw invalid(name + " has " + std::to_string(place.room) + " bytes of room and needs " +
+                          std::to_string(place.spec.bytes))
+                .mend(REBUILD);
+        }
+        if (place.offset % ALIGNMENT != 0) {
+            throw invalid(name + " lies unaligned, at " + std::to_string(place.offset)).mend(REBUILD);
+        }
+        if (place.first != first || place.last != last) {
+            throw invalid(name + " is needed from " + std::to_string(first) + " to " + std::to_string(last) +
+                          ", planned from " + std::to_string(place.first) + " to " + std::to_string(place.last))
+                .mend(REBUILD);
+        }
+    }
+    verify_disjoint(plan);
+}
+
+}  // namespace dipgo::impl

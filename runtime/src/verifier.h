@@ -1,0 +1,22 @@
+// Checks of a program and of its memory, by the rules of dipgo_compile/verifier.py.
+#pragma once
+
+#include "plan.h"
+
+namespace dipgo::impl {
+
+// Throws Error (bundle) unless the program is well formed:
+//
+// 1. Every value is defined once, before it is read.
+// 2. Every run belongs to a call that exists; the prologue's come first.
+// 3. Views lie inside their values, and a combination's terms have one shape that its output repeats.
+// 4. A call's sample and noise prediction exist; the noise prediction is there when the call ends.
+void verify_program(const Plan& plan);
+
+// Throws Error (bundle) unless every value has room of its own for as long as it is needed.
+void verify_memory(const Plan& plan);
+
+// The shape of a term's view of its value. Throws Error (bundle) where it lies outside.
+std::vector<std::int64_t> view_shape(const Term& term, const TensorSpec& spec);
+
+}  // namespace dipgo::impl
