@@ -214,9 +214,8 @@ EngineSession& Engines::opened(std::unique_ptr<EngineSession>& session, const st
             for (const TensorSpec& spec : specs) found.push_back(spec.name);
             return found;
         };
-        const std::size_t engines = bundle_.plan.engines.size() + 1;  // they take turns with these
         session = std::make_unique<EngineSession>(part->file, bundle_.file(part->file),
-                                                  session_options(options_, engines, false), names(part->inputs),
+                                                  session_options(options_, 1, false), names(part->inputs),
                                                   names(part->outputs));
     }
     return *session;

@@ -4,6 +4,8 @@
 #include <unordered_map>
 
 #include "canonical_json.h"
+#include "pipeline_reader.h"
+#include "plan_fields.h"
 #include "sha256.h"
 
 namespace dipgo::impl {
@@ -12,7 +14,6 @@ namespace {
 constexpr const char* FORMAT = "dipgo.plan";
 constexpr std::uint64_t MAJOR = 1;
 constexpr std::uint64_t MAX_MACS = std::uint64_t{1} << 63;
-constexpr std::size_t MAX_RANK = 64;  // numpy's
 
 using Names = std::unordered_map<std::string, Index>;
 
@@ -20,41 +21,6 @@ Index named(const Field& field, const Names& known, const std::string& kind) {
     const auto found = known.find(field.text());
     if (found == known.end()) throw field.error("there is no " + kind + " called " + quoted(field.text()));
     return found->second;
-}
-
-std::string plain(const Field& field, const std::string& name) {
-    if (!is_plain(name)) {
-        throw field.error(quoted(name) + " is not a plain file name: files lie in the bundle itself");
-    }
-    return name;
-}
-
-std::string file_of(const Field& field, const FileRecords& files) {
-    const std::string name = plain(field, field.text());
-    if (files.count(name) == 0) throw field.error("there is no file called " + quoted(name));
-    return name;
-}
-
-TensorSpec read_spec(const Field& item) {
-    TensorSpec spec;
-    spec.name = item.get("name").text();
-    const Field type = item.get("dtype");
-    const auto dtype = dtype_of(type.text());
-    if (!dtype) throw type.error("there is no element type called " + quoted(type.text()));
-    spec.dtype = *dtype;
-    const Field shape = item.get("shape");
-    std::uint64_t count = 1;
-    for (const Field& size : shape.items()) {
-        const std::uint64_t length = size.integer();
-        spec.shape.push_back(static_cast<std::int64_t>(length));
-        const bool fits = length == 0 || count <= MAX_INT / length;
-        count = fits ? count * length : MAX_INT + 1;  // stays too large, unless an axis is empty
-    }
-    if (count > MAX_INT || spec.shape.size() > MAX_RANK) {
-        throw shape.error("a tensor of shape " + shape_text(spec.shape) + " cannot be meant");
-    }
-    spec.bytes = count * item_bytes(spec.dtype);
-    return spec;
 }
 
 void check_within(const Field& item, std::uint64_t offset, std::uint64_t bytes, std::uint64_t size,
@@ -196,53 +162,6 @@ void check_rest(const Field& root) {
     }
 }
 
-Part read_part(const Field& item, const FileRecords& files) {
-    Part part{file_of(item.get("file"), files), {}, {}};
-    for (const Field& spec : item.get("inputs").items()) part.inputs.push_back(read_spec(spec));
-    for (const Field& spec : item.get("outputs").items()) part.outputs.push_back(read_spec(spec));
-    return part;
-}
-
-bool alike(const TensorSpec& one, const TensorSpec& other) {
-    return one.dtype == other.dtype && one.shape == other.shape;
-}
-
-// The text encoder gives the plan's conditions, the image decoder takes its output: other files would not fit.
-void check_parts(const Field& item, const Plan& plan) {
-    if (plan.text_encoder) {
-        const Field encoder = item.get("text_encoder");
-        const Part& part = *plan.text_encoder;
-        if (part.inputs.size() != 1 || part.outputs.size() != plan.interface.conditions.size()) {
-            throw encoder.error("a text encoder has one input, and an output for every condition");
-        }
-        for (const Index condition : plan.interface.conditions) {
-            const TensorSpec& wanted = plan.spec(condition);
-            const auto fits = [&](const TensorSpec& spec) { return spec.name == wanted.name && alike(spec, wanted); };
-            if (std::none_of(part.outputs.begin(), part.outputs.end(), fits)) {
-                throw encoder.get("outputs").error("none of them is the condition " + quoted(wanted.name));
-            }
-        }
-    }
-    const Field decoder = item.get("image_decoder");
-    const Part& part = *plan.image_decoder;
-    if (part.inputs.size() != 1 || part.outputs.size() != 1 || !alike(part.inputs[0], plan.spec(plan.output)) ||
-        part.outputs[0].dtype != DIPGO_UINT8) {
-        throw decoder.error("an image decoder takes the final latents and gives bytes");
-    }
-}
-
-void read_pipeline(const Field& item, Plan& plan) {
-    const Field encoder = item.get("text_encoder"), tokenizer = item.get("tokenizer");
-    if (!encoder.null()) plan.text_encoder = read_part(encoder, plan.files);
-    plan.image_decoder = read_part(item.get("image_decoder"), plan.files);
-    if (!tokenizer.null()) {
-        plan.tokenizer = file_of(tokenizer.get("file"), plan.files);
-        tokenizer.get("length").integer(1);
-    }
-    plan.guidance_scale = item.get("guidance_scale").number();
-    check_parts(item, plan);
-}
-
 }  // namespace
 
 Json parse_document(std::string_view text, const std::string& where) {
@@ -273,7 +192,7 @@ Json parse_document(std::string_view text, const std::string& where) {
 FileRecords read_files(const Json& document, const std::string& where) {
     FileRecords files;
     for (const auto& [name, record] : Field(document, where + ": ").get("files").members()) {
-        files[plain(record, name)] = {record.get("bytes").integer(), record.get("sha256").text()};
+        files[plain_name(record, name)] = {record.get("bytes").integer(), record.get("sha256").text()};
     }
     return files;
 }
@@ -314,7 +233,7 @@ Plan read_plan(const Json& document, std::uint64_t constants_bytes, const std::s
     plan.interface = read_interface(root.get("interface"), inputs);
     plan.provider = read_provider(root.get("target"));
     check_rest(root);
-    if (root.has("pipeline") && !root.get("pipeline").null()) read_pipeline(root.get("pipeline"), plan);
+    if (root.has("pipeline")) read_pipeline(root.get("pipeline"), plan);
     return plan;
 }
 
