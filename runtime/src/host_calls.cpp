@@ -16,6 +16,22 @@ bool alike(const TensorSpec& one, const TensorSpec& other) {
     return one.dtype == other.dtype && one.shape == other.shape;
 }
 
+// What denoiser calls read and answer with. The combinations among it are the calls', between their runs; all others,
+// those that define samples included, are the scheduler's.
+std::vector<bool> call_values(const Plan& plan) {
+    std::vector<bool> samples(plan.tensors.size()), needed(plan.tensors.size());
+    for (const Call& call : plan.calls) {
+        if (call.sample != NONE) samples[call.sample] = true;
+        needed[call.noise_pred] = true;
+    }
+    for (Index at = plan.instructions.size(); at-- > 0;) {
+        const Combine* combine = std::get_if<Combine>(&plan.instructions[at]);
+        if (combine != nullptr && (!needed[combine->output] || samples[combine->output])) continue;
+        for_reads(plan.instructions[at], [&](Index read) { needed[read] = true; });
+    }
+    return needed;
+}
+
 }  // namespace
 
 Index sample_of(const Plan& plan) {
@@ -28,47 +44,56 @@ std::vector<std::vector<HostStep>> host_calls(const Plan& plan) {
     const Index sample = sample_of(plan);
     if (sample == NONE) throw bundle_error("no call of the program reads a sample").mend(REBUILD);
     std::vector<std::vector<HostStep>> steps(plan.calls.size());
-    std::vector<Index> first_use(plan.tensors.size(), NONE);
+    std::vector<Index> first_use(plan.tensors.size(), NONE);  // of a sample: the call
+    std::vector<Index> answers(plan.tensors.size(), 0);       // of a noise prediction: the first call that gives it
     for (Index i = plan.calls.size(); i-- > 0;) {
         const Call& call = plan.calls[i];
         const bool fits = alike(plan.spec(call.noise_pred), plan.spec(plan.calls[0].noise_pred)) &&
                           (call.sample == NONE || alike(plan.spec(call.sample), plan.spec(sample)));
         if (!fits) throw uncut(i, "has a sample or a noise prediction of another shape");
         if (call.sample != NONE) first_use[call.sample] = i;
+        answers[call.noise_pred] = i;
     }
-    std::vector<bool> known(plan.tensors.size());
-    for (Index i = 0; i < plan.tensors.size(); ++i) known[i] = plan.tensors[i].constant;
-    const auto take = [&](Index tensor) {
-        if (first_use[tensor] == NONE) return;
-        steps[first_use[tensor]].push_back({HostStep::TAKE, tensor});
-        known[tensor] = true;
-    };
+    std::vector<Index> since = first_use;  // the first call to have a value; NONE: no host has it
+    for (Index i = 0; i < plan.tensors.size(); ++i) {
+        if (plan.tensors[i].constant && since[i] == NONE) since[i] = 0;
+    }
+    const auto take = [&](Index tensor) { steps[first_use[tensor]].push_back({HostStep::TAKE, tensor}); };
     for (const Index input : plan.inputs) {
-        known[input] = true;
-        take(input);
+        if (first_use[input] != NONE) take(input);
+        if (since[input] == NONE) since[input] = 0;
     }
+    const std::vector<bool> needed = call_values(plan);
     std::vector<Index> held(plan.calls.size(), NONE);
     Index current = 0;
     for (Index at = 0; at < plan.instructions.size(); ++at) {
-        const Run* run = std::get_if<Run>(&plan.instructions[at]);
-        if (run == nullptr) {
-            take(std::get<Combine>(plan.instructions[at]).output);
-            continue;
+        const Instruction& instruction = plan.instructions[at];
+        Index call = 0;
+        if (const Run* run = std::get_if<Run>(&instruction)) {
+            if (run->call != PROLOGUE) call = run->call;
+        } else {
+            const Index output = std::get<Combine>(instruction).output;
+            if (first_use[output] != NONE) take(output);
+            if (first_use[output] != NONE || !needed[output]) continue;  // the host's
+            call = std::max(current, answers[output]);
+            for_reads(instruction, [&](Index read) {
+                if (since[read] != NONE) call = std::max(call, since[read]);
+            });
         }
-        const Index call = run->call == PROLOGUE ? 0 : run->call;
-        for (const Index input : run->inputs) {
-            if (!known[input]) throw uncut(call, "reads " + quoted(plan.spec(input).name) + ", which no host supplies");
-        }
+        for_reads(instruction, [&](Index read) {
+            if (since[read] == NONE || since[read] > call) {
+                throw uncut(call, "reads " + quoted(plan.spec(read).name) + ", which no host supplies");
+            }
+        });
         if (call < current) throw uncut(call, "runs after a later one");
         current = call;
-        steps[call].push_back({HostStep::RUN, at});
-        for (const Index output : run->outputs) {
-            if (output == NONE) continue;
-            known[output] = true;
-            if (output != plan.calls[call].noise_pred) continue;
-            steps[call].push_back({HostStep::GIVE, output});
-            held[call] = output;
-        }
+        steps[call].push_back({HostStep::FOLLOW, at});
+        for_writes(instruction, [&](Index written) {
+            since[written] = call;
+            if (written != plan.calls[call].noise_pred) return;
+            steps[call].push_back({HostStep::GIVE, written});
+            held[call] = written;
+        });
     }
     for (Index i = 0; i < plan.calls.size(); ++i) {
         if (held[i] == NONE && i > 0) held[i] = held[i - 1];

@@ -1,7 +1,8 @@
 // A plan's denoiser calls for a host that keeps its own scheduler: which steps of the program belong to each call, as
-// dipgo_compile/host_calls.py cuts it. Of the program only the runs are executed; the host supplies what the scheduler's
-// combines would have computed. Values keep their places in the arena, so everything happens in the program's order: a
-// sample is written where the combine that defines it stands.
+// dipgo_compile/host_calls.py cuts it. Of the program only what belongs to the calls is executed, the runs and the
+// combinations between them; the host supplies what the scheduler's combinations would have computed. Values keep their
+// places in the arena, so everything happens in the program's order: a sample is written where the combine that defines
+// it stands.
 #pragma once
 
 #include <vector>
@@ -11,8 +12,8 @@
 namespace dipgo::impl {
 
 struct HostStep {
-    enum Kind { RUN, TAKE, GIVE } kind;
-    Index index;  // RUN: the instruction; TAKE: the tensor that gets the sample; GIVE: the noise prediction
+    enum Kind { FOLLOW, TAKE, GIVE } kind;
+    Index index;  // FOLLOW: the instruction; TAKE: the tensor that gets the sample; GIVE: the noise prediction
 };
 
 // The steps of every call, the prologue's being call 0's. Throws Error (bundle) where the program cannot be cut.

@@ -33,7 +33,8 @@ bool alike(const TensorSpec& one, const TensorSpec& other) {
 
 Part read_encoder(const Field& item, const Plan& plan) {
     Part part = read_part(item, plan.files);
-    const std::set<Index> conditions(plan.interface.conditions.begin(), plan.interface.conditions.end());
+    std::set<Index> conditions(plan.interface.conditions.begin(), plan.interface.conditions.end());
+    conditions.erase(plan.interface.image_latents);
     const auto given = [&](Index condition) {
         const TensorSpec& wanted = plan.spec(condition);
         return std::any_of(part.outputs.begin(), part.outputs.end(), [&](const TensorSpec& output) {

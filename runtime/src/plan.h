@@ -72,6 +72,7 @@ struct Interface {
     std::string sample;  // the denoiser's keyword
     std::vector<Index> conditions, draws;
     Index latents = NONE;
+    Index image_latents = NONE;  // the condition that the denoiser doesn't read, but the first combine
     dipgo_guidance guidance = DIPGO_UNGUIDED;
 };
 

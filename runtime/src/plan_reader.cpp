@@ -140,6 +140,14 @@ Interface read_interface(const Field& item, const Names& inputs) {
     interface.conditions = read_names(item.get("conditions"), inputs, "program input");
     interface.latents = named(item.get("latents"), inputs, "program input");
     interface.draws = read_names(item.get("draws"), inputs, "program input");
+    if (item.has("image_latents")) {
+        const Field image = item.get("image_latents");
+        interface.image_latents = named(image, inputs, "program input");
+        const std::vector<Index>& known = interface.conditions;
+        if (std::find(known.begin(), known.end(), interface.image_latents) == known.end()) {
+            throw image.error("there is no condition called " + quoted(image.text()));
+        }
+    }
     return interface;
 }
 

@@ -104,7 +104,7 @@ void Session::denoise(const dipgo_image_params& image, void* latents, std::size_
         throw input_error("a guidance scale was given, but the bundle was built without guidance")
             .mend("build it with guidance, or leave the scale out");
     }
-    feed_conditions(image.conditions, image.condition_count);
+    feed_conditions(image.conditions, image.condition_count, IMAGE);
     feed_noise(image);
     set_guidance(std::isnan(image.guidance_scale) ? plan().guidance_scale : image.guidance_scale);
     times_ = {};
@@ -139,13 +139,13 @@ void Session::run_call(std::size_t call, const dipgo_tensor* sample, const dipgo
     const TensorSpec& spec = plan().spec(sample_of(plan()));
     check_room("the noise prediction", noise_pred, bytes, plan().spec(plan().calls[0].noise_pred));
     std::memcpy(host_sample_.at(0), checked(plan().interface.sample, spec, *sample), spec.bytes);
-    if (call == 0) feed_conditions(conditions, count);
+    if (call == 0) feed_conditions(conditions, count, HOST);
     times_ = {};
     const auto start = Clock::now();
     for (const HostStep& step : host_[call]) {
         stop_if_asked();
         switch (step.kind) {
-            case HostStep::RUN: follow(steps_[step.index]); break;
+            case HostStep::FOLLOW: follow(steps_[step.index]); break;
             case HostStep::TAKE: std::memcpy(data(step.index), host_sample_.at(0), spec.bytes); break;
             case HostStep::GIVE: std::memcpy(host_noise_pred_.at(0), data(step.index), bytes); break;
         }
@@ -283,8 +283,11 @@ void Session::feed(const std::string& name, Index tensor, const dipgo_tensor& gi
     std::memcpy(data(tensor), checked(name, spec, given), spec.bytes);
 }
 
-void Session::feed_conditions(const dipgo_tensor* conditions, std::size_t count) {
-    const std::vector<Index>& wanted = plan().interface.conditions;
+void Session::feed_conditions(const dipgo_tensor* conditions, std::size_t count, Reader reader) {
+    std::vector<Index> wanted;
+    for (const Index condition : plan().interface.conditions) {
+        if (reader == IMAGE || condition != plan().interface.image_latents) wanted.push_back(condition);
+    }
     if (conditions == nullptr) count = 0;
     const auto named = [&](Index tensor) {
         return std::find_if(conditions, conditions + count, [&](const dipgo_tensor& given) {

@@ -83,7 +83,9 @@ class Session {
     void warm_up();
 
     void feed(const std::string& name, Index tensor, const dipgo_tensor& given);
-    void feed_conditions(const dipgo_tensor* conditions, std::size_t count);
+    // A host makes its own samples, of image latents too, if there are any.
+    enum Reader { IMAGE, HOST };
+    void feed_conditions(const dipgo_tensor* conditions, std::size_t count, Reader reader);
     void feed_noise(const dipgo_image_params& image);
     void set_guidance(double scale);
 

@@ -119,7 +119,14 @@ std::vector<std::int64_t> view_shape(const Term& term, const TensorSpec& spec) {
 
 void verify_program(const Plan& plan) {
     std::vector<bool> defined(plan.tensors.size());
-    std::vector<Index> call_of(plan.tensors.size(), plan.calls.size());  // that computed it; the prologue counts as 0
+    const Index never = plan.calls.size();
+    std::vector<Index> call_of(plan.tensors.size(), never);  // from which call on a host has a value
+    std::vector<bool> sample(plan.tensors.size());
+    for (Index i = plan.calls.size(); i-- > 0;) {
+        if (plan.calls[i].sample == NONE) continue;
+        call_of[plan.calls[i].sample] = i;
+        sample[plan.calls[i].sample] = true;
+    }
     for (const Index input : plan.inputs) defined[input] = true;
     for (Index i = 0; i < plan.tensors.size(); ++i) {
         if (plan.tensors[i].constant) defined[i] = true;
@@ -138,10 +145,13 @@ void verify_program(const Plan& plan) {
         for_reads(instruction, [&](Index tensor) {
             if (!defined[tensor]) throw invalid_at(at, quoted(plan.spec(tensor).name) + " is read before it is defined");
         });
+        Index latest = run == nullptr ? 0 : run->call;
+        if (run == nullptr) for_reads(instruction, [&](Index tensor) { latest = std::max(latest, call_of[tensor]); });
         for_writes(instruction, [&](Index tensor) {
             if (defined[tensor]) throw invalid_at(at, quoted(plan.spec(tensor).name) + " is defined twice");
             defined[tensor] = true;
-            if (run != nullptr) call_of[tensor] = in_prologue ? 0 : run->call;
+            if (run == nullptr && sample[tensor]) return;
+            call_of[tensor] = in_prologue ? 0 : latest;
         });
         if (run == nullptr) verify_combine(std::get<Combine>(instruction), plan, at);
     }

@@ -10,7 +10,8 @@ namespace dipgo::impl {
 // 1. Every value is defined once, before it is read.
 // 2. Every run belongs to a call that exists; the prologue's come first.
 // 3. Views lie inside their values, and a combination's terms have one shape that its output repeats.
-// 4. A call's sample and noise prediction exist; the noise prediction is there when the call ends.
+// 4. A call's sample and noise prediction exist; the noise prediction is there when the call ends, made of samples and
+//    of what runs gave until then.
 void verify_program(const Plan& plan);
 
 // Throws Error (bundle) unless every value has room of its own for as long as it is needed.

@@ -150,7 +150,8 @@ DIPGO_EXPORT dipgo_status dipgo_plan_get_info(const dipgo_plan *plan, dipgo_plan
 /* What the plan reads and writes. */
 typedef enum dipgo_role {
     DIPGO_LATENTS = 0,    /* the initial noise, of unit variance: (images, channels, height, width) */
-    DIPGO_CONDITION = 1,  /* conditions by name; under guidance their batch is doubled */
+    DIPGO_CONDITION = 1,  /* conditions by name; under guidance their batch is doubled. The latents that an
+                             image-to-image plan begins with are one of them */
     DIPGO_DRAW = 2,       /* unit noise that a stochastic scheduler adds, in order of use */
     DIPGO_OUTPUT = 3,     /* the final latents */
     DIPGO_SAMPLE = 4,     /* what one denoiser call reads (dipgo_session_run_call); under guidance doubled */
@@ -219,7 +220,8 @@ DIPGO_EXPORT dipgo_status dipgo_session_denoise(dipgo_session *session, const di
 /* One denoiser call, for hosts with a scheduler of their own: `sample` (DIPGO_SAMPLE) is scaled already, and doubled
  * under guidance; the answer is written to `noise_pred`, of the `bytes` bytes of DIPGO_NOISE_PRED. Calls come in
  * order. Call 0 starts an image, forgets the one before, and is the only one to read `conditions`; for the others
- * they may be NULL and 0. Calls that compute nothing cost a copy. After a failure the image starts again with
+ * they may be NULL and 0; latents to begin with (image-to-image) are not among them. Calls that compute nothing cost
+ * a copy. After a failure the image starts again with
  * call 0. Fails as dipgo_session_denoise does. */
 DIPGO_EXPORT dipgo_status dipgo_session_run_call(dipgo_session *session, size_t call, const dipgo_tensor *sample,
                                                  const dipgo_tensor *conditions, size_t condition_count,
@@ -234,7 +236,8 @@ DIPGO_EXPORT dipgo_status dipgo_session_reset(dipgo_session *session);
 DIPGO_EXPORT dipgo_status dipgo_session_abort(dipgo_session *session);
 
 /* Token ids (DIPGO_TOKENS) to conditions, in one array for each DIPGO_CONDITION in its order: `conditions[i]` has
- * room for its bytes. The text encoder is opened at the first use. For bundles of `build --pipeline`. Fails with
+ * room for its bytes; that of an image-to-image plan's latents is not written and may be NULL. The text encoder is
+ * opened at the first use. For bundles of `build --pipeline`. Fails with
  * DIPGO_ERROR_INPUT, _BACKEND, DIPGO_BUSY. */
 DIPGO_EXPORT dipgo_status dipgo_session_encode(dipgo_session *session, const dipgo_tensor *tokens,
                                                void *const *conditions, size_t condition_count);
