@@ -35,7 +35,9 @@ TIMEOUT_SECONDS = 60
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", type=Path, help="gets include/ and lib/")
     parser.add_argument("--mirror", help="a Debian mirror, such as apt's (default: the one that apt uses)")
     arguments = parser.parse_args()
