@@ -2,10 +2,10 @@
 
     python runtime/scripts/fetch_onnxruntime.py build/onnxruntime
 
-The library is the one in the Python wheel that is installed. A wheel has no headers, so these come from Debian's
-packages, as files of a mirror (the one that apt uses, or ``--mirror``) whose SHA-256 stands here; nothing is installed.
-Headers of an older version go with a newer library: ONNX Runtime serves every interface it ever had.
-Needs Python alone. Running it again fetches nothing that is there.
+The library is the one in the Python wheel that is installed. A wheel has no headers, so these come from
+Debian's packages, as files of a mirror (the one that apt uses, or ``--mirror``) whose SHA-256 stands here;
+nothing is installed. Headers of an older version go with a newer library: ONNX Runtime serves every interface
+it ever had. Needs Python alone. Running it again fetches nothing that is there.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def unpack(package: bytes, target: Path) -> None:
 
 
 def member(archive: bytes, name: str) -> bytes:
-    """The first file of an ``ar`` archive whose name begins so. Each has 60 bytes in front: name, ..., size."""
+    """The first file of an ``ar`` archive whose name begins so. In front of each stand 60 bytes: its name,
+    and at the end its size.
+    """
     at = len(b"!<arch>\n")
     while at < len(archive):
         size = int(archive[at + 48 : at + 58])

@@ -6,7 +6,7 @@ namespace dipgo::impl {
 
 Json parse_json(std::string_view text, const std::string& where) {
     const auto limited = [](int depth, Json::parse_event_t, const Json&) {
-        if (depth > MAX_DEPTH) throw bundle_error("it is nested too deeply");
+        if (depth >= MAX_DEPTH) throw bundle_error("it is nested too deeply");
         return true;
     };
     std::string problem = "it begins with a byte order mark";
