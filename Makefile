@@ -12,7 +12,7 @@ DATA := /usr/share/datasets/fashion-mnist
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format bench data clean
+.PHONY: help venv demo test cpp lint format bench data clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -36,6 +36,9 @@ demo: $(STAMP)  ## Train, compile, verify, time and draw on models/tiny-sd; resu
 # A process a core; a file's tests stay together, because they share exported models.
 test: $(STAMP)  ## Run the tests that need neither hours nor a GPU, with coverage
 	@$(BIN)/python -m pytest $(TESTS) -n auto --dist loadfile --cov --cov-report=term
+
+cpp: $(STAMP)  ## Build and test the C++ runtime, under sanitizers and released (needs g++)
+	@PATH="$(abspath $(BIN)):$$PATH" runtime/scripts/check.sh
 
 lint: $(STAMP)  ## Check format, lint and types
 	@$(BIN)/ruff format --check .

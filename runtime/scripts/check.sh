@@ -22,7 +22,7 @@ build build/cpp-release -DCMAKE_BUILD_TYPE=Release
 # Python is not built with the sanitizers, so their library comes first; it never frees everything itself either.
 preload="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)"
 echo "tests/cpp with the sanitized build"
-DIPGO_CPP_BUILD=build/cpp-sanitized DIPGO_CPP_PRELOAD="$preload" LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 \
+DIPGO_CPP_BUILD=build/cpp-sanitized LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 \
   python -m pytest tests/cpp -q
 echo "tests/cpp with the released build"
 DIPGO_CPP_BUILD=build/cpp-release python -m pytest tests/cpp -q

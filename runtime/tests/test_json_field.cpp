@@ -7,7 +7,7 @@ using namespace dipgo::impl;
 
 int main() {
     const Json document = parse_json(
-        R"({"a": {"list": [1, -1, 2.5, "x", true, null]}, "big": 281474976710657, "huge": 99999999999999999999})", "f");
+        R"({"a": {"list": [1, -1, 2.5, "x", true, null]}, "big": 281474976710657})", "f");
     const Field root(document, "f: "), list = root.get("a").get("list");
     CHECK_EQUAL(list.items()[0].integer(), 1u);
     CHECK_EQUAL(list.items()[2].number(), 2.5);
@@ -22,16 +22,15 @@ int main() {
     CHECK(contains(message_of([&] { list.items()[4].number(); }), "expected a number"));
     CHECK(contains(message_of([&] { list.items()[0].integer(2); }), "an integer from 2 to"));
     CHECK(contains(message_of([&] { root.get("big").integer(); }), "an integer from 0 to 281474976710656"));
-    CHECK(contains(message_of([&] { root.get("huge").integer(); }), "expected an integer"));
-    CHECK(contains(message_of([&] { root.get("b"); }), "available: a, big, huge"));
+    CHECK(contains(message_of([&] { root.get("b"); }), "available: a, big"));
     CHECK(contains(message_of([&] { list.get("a"); }), "expected an object, found array of 6 values"));
     CHECK(contains(message_of([&] { root.items(); }), "expected an array"));
 
     for (const char* text : {"", "{", "[1,]", "{\"a\": NaN}", "\"\xff\"", "\xef\xbb\xbf{}", "[\"\\ud800\"]", "1 2"}) {
         CHECK(contains(message_of([&] { parse_json(text, "f"); }), "is not valid JSON"));
     }
-    const auto nested = [](int depth) { return std::string(depth, '[') + std::string(depth, ']'); };
+    const auto nested = [](std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
     CHECK_EQUAL(message_of([&] { parse_json(nested(MAX_DEPTH), "f"); }), "");
-    CHECK(contains(message_of([&] { parse_json(nested(MAX_DEPTH + 1), "f"); }), "nested too deeply"));
-    CHECK(contains(message_of([&] { parse_json(std::string(1'000'000, '['), "f"); }), "nested too deeply"));
+    CHECK(contains(message_of([&] { parse_json(nested(MAX_DEPTH + 1), "f"); }), "it is nested"));
+    CHECK(contains(message_of([&] { parse_json(std::string(1'000'000, '['), "f"); }), "it is nested"));
 }
