@@ -23,6 +23,6 @@ build build/cpp-release -DCMAKE_BUILD_TYPE=Release
 preload="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)"
 echo "tests/cpp with the sanitized build"
 DIPGO_CPP_BUILD=build/cpp-sanitized LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0 \
-  python -m pytest tests/cpp -q
+  python -m pytest tests/cpp -q --capture=sys
 echo "tests/cpp with the released build"
-DIPGO_CPP_BUILD=build/cpp-release python -m pytest tests/cpp -q
+DIPGO_CPP_BUILD=build/cpp-release python -m pytest tests/cpp -q --capture=sys

@@ -27,8 +27,12 @@
 #define DIPGO_EXPORT
 #endif
 
+/* Whatever number a caller passes is a value of the type, so that it can be refused. */
 #ifdef __cplusplus
+#define DIPGO_ENUM : int32_t
 extern "C" {
+#else
+#define DIPGO_ENUM
 #endif
 
 /* Grows with every addition; what exists is not changed. A program that was compiled against version N runs with
@@ -36,7 +40,7 @@ extern "C" {
 #define DIPGO_API_VERSION 1
 
 /* The first ones are the exit codes of the command line. */
-typedef enum dipgo_status {
+typedef enum dipgo_status DIPGO_ENUM {
     DIPGO_OK = 0,
     DIPGO_ERROR_INTERNAL = 1, /* a bug in this library */
     DIPGO_ERROR_BUNDLE = 8,   /* a bundle that is missing, truncated, altered or of an unknown version */
@@ -47,7 +51,7 @@ typedef enum dipgo_status {
     DIPGO_ERROR_MEMORY = 22   /* not enough memory */
 } dipgo_status;
 
-typedef enum dipgo_dtype {
+typedef enum dipgo_dtype DIPGO_ENUM {
     DIPGO_FLOAT16 = 1,
     DIPGO_FLOAT32 = 2,
     DIPGO_FLOAT64 = 3,
@@ -92,13 +96,13 @@ DIPGO_EXPORT size_t dipgo_tensor_bytes(const dipgo_tensor *tensor);
 
 /* --- plans ------------------------------------------------------------------------------------------------- */
 
-typedef enum dipgo_memory {
+typedef enum dipgo_memory DIPGO_ENUM {
     DIPGO_MEMORY_LOW = 0,      /* the memory of activations goes back to the system as soon as they are read */
     DIPGO_MEMORY_BALANCED = 1, /* it is kept, once for all engines */
     DIPGO_MEMORY_FAST = 2      /* a new session brings weights and activations into memory before the first image */
 } dipgo_memory;
 
-typedef enum dipgo_verify {
+typedef enum dipgo_verify DIPGO_ENUM {
     DIPGO_VERIFY_FULL = 0, /* files that changed since they were last hashed are hashed */
     DIPGO_VERIFY_SIZES = 1 /* sizes only. Everything that plan.json says is checked in either case */
 } dipgo_verify;
@@ -122,7 +126,7 @@ DIPGO_EXPORT dipgo_status dipgo_plan_load(const char *path, const dipgo_plan_par
 /* Free a plan's handle (NULL is fine). Engines and weights go when its last session has gone too. */
 DIPGO_EXPORT void dipgo_plan_free(dipgo_plan *plan);
 
-typedef enum dipgo_guidance {
+typedef enum dipgo_guidance DIPGO_ENUM {
     DIPGO_UNGUIDED = 0,    /* no classifier-free guidance: a guidance scale makes no difference */
     DIPGO_UNCOND_COND = 1, /* the first half of a condition's batch is for the empty prompt */
     DIPGO_COND_UNCOND = 2
@@ -148,7 +152,7 @@ typedef struct dipgo_plan_info {
 DIPGO_EXPORT dipgo_status dipgo_plan_get_info(const dipgo_plan *plan, dipgo_plan_info *info);
 
 /* What the plan reads and writes. */
-typedef enum dipgo_role {
+typedef enum dipgo_role DIPGO_ENUM {
     DIPGO_LATENTS = 0,    /* the initial noise, of unit variance: (images, channels, height, width) */
     DIPGO_CONDITION = 1,  /* conditions by name; under guidance their batch is doubled. The latents that an
                              image-to-image plan begins with are one of them */
