@@ -1,10 +1,9 @@
 // From token ids to a PNG, with a bundle of `dipgo-compile build --pipeline`:
 //
-//     generate BUNDLE SEED image.png ID...
+//     generate BUNDLE SEED image.png $(dipgo-compile tokenize BUNDLE --prompt "a dress")
 //
-// IDs are those of the prompt; under guidance the ids of both halves of the batch, in the plan's order, as
-// `dipgo-compile tokenize BUNDLE --prompt TEXT` prints them. For models of classes, they are the class ids.
-#include <array>
+// Under guidance those are the ids of both halves of the batch, in the plan's order. Models of classes take class ids.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -72,11 +71,8 @@ bool write_png(const char* path, const std::uint8_t* pixels, std::uint32_t width
 
 int main(int count, char** words) try {
     if (count < 5) return std::fprintf(stderr, "usage: generate BUNDLE SEED image.png ID...\n"), 2;
-    const std::vector<std::int64_t> ids = [&] {
-        std::vector<std::int64_t> read;
-        for (int i = 4; i < count; ++i) read.push_back(std::atoll(words[i]));
-        return read;
-    }();
+    std::vector<std::int64_t> ids;
+    for (int i = 4; i < count; ++i) ids.push_back(std::atoll(words[i]));
     const dipgo::Plan plan(words[1]);
     dipgo::Session session = plan.session();
     std::vector<dipgo::Array> conditions;

@@ -214,9 +214,9 @@ void run(const Arguments& arguments) {
     if (!arguments.json.empty()) {
         print(arguments.json, report);
     } else if (arguments.repeat > 1) {
-        std::printf("%.4f s a batch (median of %d), %.4f s of it in ONNX Runtime; %.2f us an instruction around it\n",
-                    report["seconds_per_batch"]["median"].get<double>(), arguments.repeat,
-                    report["seconds_in_onnxruntime"]["median"].get<double>(),
+        std::printf("%.3f ms a batch (median of %d), %.3f ms of it in ONNX Runtime; %.2f us an instruction around it\n",
+                    1e3 * report["seconds_per_batch"]["median"].get<double>(), arguments.repeat,
+                    1e3 * report["seconds_in_onnxruntime"]["median"].get<double>(),
                     report["overhead_microseconds_per_instruction"]["median"].get<double>());
     }
 }
