@@ -31,26 +31,27 @@ std::vector<std::int64_t> dense_strides(const std::vector<std::int64_t>& shape) 
 }
 
 // The given array, of exactly the wanted dtype and shape.
-const void* checked(const std::string& name, const TensorSpec& wanted, const dipgo_tensor& given) {
+const void* checked(const char* name, const TensorSpec& wanted, const dipgo_tensor& given) {
     if (given.data == nullptr || (given.shape == nullptr && given.rank != 0)) {
-        throw input_error(name + " has no data or no shape");
+        throw input_error(std::string(name) + " has no data or no shape");
     }
-    const std::vector<std::int64_t> shape(given.shape, given.shape + given.rank);
-    if (shape != wanted.shape) {
-        throw input_error(name + " has shape " + shape_text(shape) + ", the plan was compiled for " +
+    if (!std::equal(given.shape, given.shape + given.rank, wanted.shape.begin(), wanted.shape.end())) {
+        const std::vector<std::int64_t> shape(given.shape, given.shape + given.rank);
+        throw input_error(std::string(name) + " has shape " + shape_text(shape) + ", the plan was compiled for " +
                           shape_text(wanted.shape))
             .mend("pass that shape, or build a bundle for this one");
     }
     if (given.dtype != wanted.dtype) {
-        throw input_error(name + " is " + dtype_name(given.dtype) + ", the plan takes " + dtype_name(wanted.dtype))
+        throw input_error(std::string(name) + " is " + dtype_name(given.dtype) + ", the plan takes " +
+                          dtype_name(wanted.dtype))
             .mend("convert it");
     }
     return given.data;
 }
 
-void check_room(const std::string& name, const void* memory, std::size_t bytes, const TensorSpec& wanted) {
+void check_room(const char* name, const void* memory, std::size_t bytes, const TensorSpec& wanted) {
     if (memory == nullptr || bytes != wanted.bytes) {
-        throw input_error("the memory for " + name + " has " + std::to_string(memory == nullptr ? 0 : bytes) +
+        throw input_error(std::string("the memory for ") + name + " has " + std::to_string(memory == nullptr ? 0 : bytes) +
                           " bytes and needs " + std::to_string(wanted.bytes));
     }
 }
@@ -138,7 +139,7 @@ void Session::run_call(std::size_t call, const dipgo_tensor* sample, const dipgo
     next_call_ = 0;  // should anything fail, the image has to start again
     const TensorSpec& spec = plan().spec(sample_of(plan()));
     check_room("the noise prediction", noise_pred, bytes, plan().spec(plan().calls[0].noise_pred));
-    std::memcpy(host_sample_.at(0), checked(plan().interface.sample, spec, *sample), spec.bytes);
+    std::memcpy(host_sample_.at(0), checked(plan().interface.sample.c_str(), spec, *sample), spec.bytes);
     if (call == 0) feed_conditions(conditions, count, HOST);
     times_ = {};
     const auto start = Clock::now();
@@ -278,32 +279,35 @@ void Session::warm_up() {
     }
 }
 
-void Session::feed(const std::string& name, Index tensor, const dipgo_tensor& given) {
+void Session::feed(Index tensor, const dipgo_tensor& given) {
     const TensorSpec& spec = plan().spec(tensor);
-    std::memcpy(data(tensor), checked(name, spec, given), spec.bytes);
+    std::memcpy(data(tensor), checked(spec.name.c_str(), spec, given), spec.bytes);
 }
 
 void Session::feed_conditions(const dipgo_tensor* conditions, std::size_t count, Reader reader) {
-    std::vector<Index> wanted;
-    for (const Index condition : plan().interface.conditions) {
-        if (reader == IMAGE || condition != plan().interface.image_latents) wanted.push_back(condition);
+    const Interface& interface = plan().interface;
+    const dipgo_tensor* const end = conditions == nullptr ? nullptr : conditions + count;
+    const auto wanted = [&](Index condition) { return reader == IMAGE || condition != interface.image_latents; };
+    std::size_t found = 0;
+    for (const Index condition : interface.conditions) {
+        const auto named = [&](const dipgo_tensor& given) {
+            return given.name != nullptr && plan().spec(condition).name == given.name;
+        };
+        const dipgo_tensor* const given = std::find_if(conditions, end, named);
+        if (!wanted(condition) || given == end) continue;
+        feed(condition, *given);
+        ++found;
     }
-    if (conditions == nullptr) count = 0;
-    const auto named = [&](Index tensor) {
-        return std::find_if(conditions, conditions + count, [&](const dipgo_tensor& given) {
-            return given.name != nullptr && plan().spec(tensor).name == given.name;
-        });
-    };
-    const bool all = std::all_of(wanted.begin(), wanted.end(), [&](Index i) { return named(i) != conditions + count; });
-    if (!all || count != wanted.size()) {
-        std::vector<std::string> given, names;
-        for (std::size_t i = 0; i < count; ++i) given.emplace_back(conditions[i].name == nullptr ? "?" : conditions[i].name);
-        for (const Index tensor : wanted) names.push_back(plan().spec(tensor).name);
-        throw input_error("the conditions given are not those of the plan: " + (given.empty() ? "none" : joined(given)))
-            .available(names)
-            .mend("pass each of these by its name, and no other");
+    const auto all = std::count_if(interface.conditions.begin(), interface.conditions.end(), wanted);
+    if (found == static_cast<std::size_t>(all) && end - conditions == all) return;
+    std::vector<std::string> given, names;
+    for (const dipgo_tensor* at = conditions; at != end; ++at) given.emplace_back(at->name == nullptr ? "?" : at->name);
+    for (const Index condition : interface.conditions) {
+        if (wanted(condition)) names.push_back(plan().spec(condition).name);
     }
-    for (const Index tensor : wanted) feed(plan().spec(tensor).name, tensor, *named(tensor));
+    throw input_error("the conditions given are not those of the plan: " + (given.empty() ? "none" : joined(given)))
+        .available(names)
+        .mend("pass each of these by its name, and no other");
 }
 
 // What isn't given is drawn, by a generator for each image: the initial noise, then the scheduler's draws.
@@ -313,9 +317,9 @@ void Session::feed_noise(const dipgo_image_params& image) {
         throw input_error("the plan takes " + std::to_string(interface.draws.size()) + " noise draws, " +
                           std::to_string(image.draw_count) + " were given");
     }
-    if (image.latents != nullptr) feed(plan().spec(interface.latents).name, interface.latents, *image.latents);
+    if (image.latents != nullptr) feed(interface.latents, *image.latents);
     for (std::size_t i = 0; image.draws != nullptr && i < image.draw_count; ++i) {
-        feed(plan().spec(interface.draws[i]).name, interface.draws[i], image.draws[i]);
+        feed(interface.draws[i], image.draws[i]);
     }
     const std::size_t images = images_together(plan());
     for (std::size_t i = 0; i < images && (image.latents == nullptr || image.draws == nullptr); ++i) {

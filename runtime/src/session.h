@@ -41,9 +41,6 @@ struct Times {
     std::size_t runs = 0, instructions = 0;
 };
 
-// What the caller gives of one array: null where it is to be drawn.
-using Arrays = std::vector<const dipgo_tensor*>;
-
 class Session {
  public:
     Session(std::shared_ptr<Loaded> loaded, const Callbacks& callbacks);
@@ -82,7 +79,7 @@ class Session {
     Linear linear(const Combine& combine) const;
     void warm_up();
 
-    void feed(const std::string& name, Index tensor, const dipgo_tensor& given);
+    void feed(Index tensor, const dipgo_tensor& given);
     // A host makes its own samples, of image latents too, if there are any.
     enum Reader { IMAGE, HOST };
     void feed_conditions(const dipgo_tensor* conditions, std::size_t count, Reader reader);
