@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from building import NotBuildable, build_directory
+from building import REPOSITORY, NotBuildable, build_directory
 from libdipgo import Library
 
 from dipgo_compile.bundle import write_bundle
 from tests.runtime import toy
+
+sys.path.append(str(REPOSITORY / "tests" / "runtime"))  # its toys import each other
 
 
 @pytest.fixture(scope="session")
