@@ -37,7 +37,6 @@ SAMPLERS: list[tuple[str, dict[str, Any]]] = [
     ("lms", {}),
     ("lcm", {"original_inference_steps": 20}),
 ]
-IN_THE_PIPELINE = ("plms", "euler-ancestral", "heun-karras")  # test_pipelines.py has other schedulers
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +77,11 @@ def test_a_pruned_bundle(name: str, options: dict[str, Any], whole: Whole, tmp_p
         assert relative_l2(drawn(whole.host(runtime.as_unet())), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", IN_THE_PIPELINE)
-def test_an_unpruned_bundle_is_the_pipeline(name: str, whole: Whole, tmp_path: Path) -> None:
-    mask = whole.mask(STEPS, name)
+@pytest.mark.parametrize(("name", "options"), SAMPLERS, ids=[name for name, _ in SAMPLERS])
+def test_an_unpruned_bundle_is_the_pipeline(
+    name: str, options: dict[str, Any], whole: Whole, tmp_path: Path
+) -> None:
+    mask = whole.mask(STEPS, name, **options)
     expected = drawn(whole.scheduled(mask))
     with Runtime.load(whole.build(mask, tmp_path / "m.dipgo")) as runtime:
         conditions = encode(whole.pipeline, runtime.plan, [PROMPT], "")
