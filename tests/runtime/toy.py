@@ -141,27 +141,35 @@ def plan() -> Plan:
     )
 
 
+def save_engine(
+    directory: Path,
+    name: str,
+    nodes: list,
+    inputs: list[tuple[str, tuple[int, ...]]],
+    outputs: list[tuple[str, tuple[int, ...]]],
+    weights: dict[str, np.ndarray],
+) -> None:
+    """One float32 engine file, its weights in ``weights.bin``."""
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in inputs],
+        [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in outputs],
+        [numpy_helper.from_array(value, key) for key, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(
+        model,
+        directory / f"{name}.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+
+
 def write_engines(directory: Path) -> None:
-    f32 = TensorProto.FLOAT
-
-    def save(name: str, nodes: list, inputs: list, outputs: list, weights: dict[str, np.ndarray]) -> None:
-        graph = helper.make_graph(
-            nodes,
-            name,
-            [helper.make_tensor_value_info(key, f32, shape) for key, shape in inputs],
-            [helper.make_tensor_value_info(key, f32, shape) for key, shape in outputs],
-            [numpy_helper.from_array(value, key) for key, value in weights.items()],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        onnx.save(
-            model,
-            directory / f"{name}.onnx",
-            save_as_external_data=True,
-            location="weights.bin",
-            size_threshold=0,
-        )
-
-    save(
+    save_engine(
+        directory,
         "early",
         [
             helper.make_node("Mul", ["x", "scale"], ["scaled"]),
@@ -172,7 +180,8 @@ def write_engines(directory: Path) -> None:
         [("h", GUIDED), ("spare", GUIDED)],
         {"scale": SCALE},
     )
-    save(
+    save_engine(
+        directory,
         "late",
         [
             # Axes stay in the file: ONNX Runtime infers shapes before it reads external data.
