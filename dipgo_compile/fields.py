@@ -13,6 +13,7 @@ MAX_INT = (
     1 << 48
 )  # 256 TiB: larger sizes are damage, and products of two still fit Python's and numpy's int64 checks
 
+MAX_RANK = 8  # axes of a tensor: more than a denoiser has, and all that TensorRT takes
 DTYPES = frozenset({"float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"})
 
 
@@ -107,7 +108,10 @@ class Field:
     def tensor_spec(self) -> TensorSpec:
         """The members ``dtype`` and ``shape`` of an object."""
         dtype = self.get("dtype").name(DTYPES, "element type")
-        shape = tuple(size.integer() for size in self.get("shape").items())
+        axes = self.get("shape").items()
+        if len(axes) > MAX_RANK:
+            raise self.get("shape").error(f"a tensor has at most {MAX_RANK} axes, not {len(axes)}")
+        shape = tuple(size.integer(low=1) for size in axes)
         if math.prod(shape) > MAX_INT:
             raise self.get("shape").error(f"a tensor of shape {list(shape)} cannot be meant")
         return TensorSpec(dtype, shape)

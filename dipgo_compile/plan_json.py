@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dipgo_compile import strict_json
 from dipgo_compile.errors import BundleError
 from dipgo_compile.fields import Field
 from dipgo_compile.pipeline_json import dump_pipeline, read_pipeline
@@ -74,18 +76,18 @@ def dump_plan(plan: Plan) -> str:
 def parse_document(text: str, where: str = "plan.json") -> Json:
     """Check format, version and checksum. Raises BundleError."""
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = strict_json.loads(text)
+    except ValueError as error:
         raise Field(None, where).error(f"plan.json is not valid JSON: {error}") from None
     root = Field(document, f"{where}: ")
     if root.get("format").text() != FORMAT:
         raise root.get("format").error(
             f"this is not a plan: the format is {document['format']!r}, not {FORMAT!r}"
         )
-    version = root.get("version").items()
-    if not version:
-        raise root.get("version").error("the version is empty")
-    major = version[0].integer()
+    version = [number.integer() for number in root.get("version").items()]
+    if len(version) != 2:
+        raise root.get("version").error(f"a version is a major and a minor number, not {version}")
+    major = version[0]
     if major != VERSION[0]:
         raise BundleError(
             f"the plan has format version {major}; this runtime reads version {VERSION[0]}",
@@ -105,7 +107,7 @@ def read_files(document: Json, where: str = "plan.json") -> dict[str, FileRecord
     files = {}
     for name, record in Field(document, f"{where}: ").get("files").members().items():
         _plain(record, name)
-        files[name] = FileRecord(record.get("bytes").integer(), record.get("sha256").text())
+        files[name] = FileRecord(record.get("bytes").integer(), _sha256(record.get("sha256")))
     return files
 
 
@@ -116,6 +118,8 @@ def load_plan(document: Json, constants: Bytes, where: str = "plan.json") -> Pla
     Raises BundleError, naming the path of the first field that is missing, ill-typed or out of range.
     """
     root = Field(document, f"{where}: ")
+    if root.get("constants_bytes").integer() != constants.size:
+        raise root.get("constants_bytes").error(f"constants.bin has {constants.size} bytes")
     specs, stored, memory = _read_tensors(root, constants)
     engines, engine_files = _read_engines(root)
     known = frozenset(specs)
@@ -134,11 +138,11 @@ def load_plan(document: Json, constants: Bytes, where: str = "plan.json") -> Pla
     return Plan(
         program=program,
         memory=memory,
-        model=root.get("model").mapping(),
+        model=_read_model(root.get("model")),
         interface=interface,
         target=_read_target(root.get("target")),
-        schedule=root.get("schedule").mapping(),
-        macs={key: value.integer(high=1 << 63) for key, value in root.get("macs").members().items()},
+        schedule=_read_schedule(root.get("schedule")),
+        macs=_read_macs(root.get("macs")),
         passes=tuple(
             PassReport(item.get("name").text(), item.get("modified").boolean(), item.get("summary").text())
             for item in root.get("passes").items()
@@ -303,6 +307,8 @@ def _read_instructions(
 ) -> tuple[Instruction, ...]:
     read: list[Instruction] = []
     for item in root.get("instructions").items():
+        if item.has("run") and item.has("combine"):
+            raise item.error("an instruction is a run or a combine, not both")
         if item.has("run"):
             read.append(_read_run(item, specs, engines))
         elif item.has("combine"):
@@ -379,6 +385,35 @@ def _read_interface(item: Field, inputs: frozenset[str]) -> Interface:
         guidance=None if order is None else (order[0], order[1]),
         image_latents=image,
     )
+
+
+def _read_model(item: Field) -> Mapping[str, Any]:
+    item.get("source").text()
+    item.get("class").text()
+    _sha256(item.get("config_sha256"))
+    item.get("config").mapping()
+    return item.mapping()
+
+
+def _read_schedule(item: Field) -> Mapping[str, Any]:
+    item.get("class").text()
+    item.get("num_inference_steps").integer(low=1)
+    for timestep in item.get("timesteps").items():
+        timestep.number()
+    if item.has("init_noise_sigma"):
+        item.get("init_noise_sigma").number()
+    return item.mapping()
+
+
+def _read_macs(item: Field) -> dict[str, int]:
+    """``dense`` and ``kept``, and whatever else is counted."""
+    return {key: item.get(key).integer(high=1 << 63) for key in ("dense", "kept", *item.mapping())}
+
+
+def _sha256(item: Field) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", item.text()):
+        raise item.error("a SHA-256 has 64 hexadecimal digits")
+    return item.text()
 
 
 def _plain(item: Field, name: str) -> None:
