@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 
 from dipgo_compile.errors import CompileError
+from dipgo_compile.plan import Interface
 from dipgo_compile.program import PROLOGUE, Combine, MemoryPlan, Program, Run, TensorSpec, Term
 
 
@@ -18,7 +19,8 @@ def verify_program(program: Program) -> None:
 
     1. Every value is defined once, before it is read, and has a spec; constants match theirs.
     2. Every run fits its engine.
-    3. Views lie inside their values, and a combination's terms have one shape that its output repeats.
+    3. Views lie inside their values; a combination's terms are float32 of one shape, which its output
+       repeats.
     4. The runs of the prologue come first, so that they read nothing that a call computes.
     5. A call's sample and noise prediction exist; the noise prediction is there when the call ends, made of
        samples and of what runs gave until then.
@@ -85,8 +87,35 @@ def verify_program(program: Program) -> None:
             raise CompileError(f"the sample {call.sample!r} of call {index} is not defined")
 
 
+def verify_interface(program: Program, interface: Interface) -> None:
+    """Raise CompileError unless the outside can give and take what the program reads and answers with.
+
+    1. Every input is given once: as the latents, a condition or a draw.
+    2. Latents, draws and the output are float32 and have one shape.
+    3. The samples of all calls have one spec, and so have the noise predictions.
+    """
+    given = [interface.latents, *interface.conditions, *interface.draws]
+    if sorted(given) != sorted(program.inputs) or len(set(given)) != len(given):
+        raise CompileError(
+            f"the interface gives {', '.join(given)}, the program reads {', '.join(program.inputs)}"
+        )
+    latents = program.specs[interface.latents]
+    for name in (interface.latents, *interface.draws, program.output):
+        spec = program.specs[name]
+        if (spec.dtype, spec.shape) != ("float32", latents.shape):
+            raise CompileError(f"{name!r} is {spec.dtype}{spec.shape}, not float32{latents.shape}")
+    samples = [call.sample for call in program.calls if call.sample is not None]
+    for names in (samples, [call.noise_pred for call in program.calls]):
+        if len({(program.specs[name].dtype, program.specs[name].shape) for name in names}) > 1:
+            raise CompileError(
+                f"{', '.join(dict.fromkeys(names))} of different calls differ in shape or dtype"
+            )
+
+
 def verify_memory(program: Program, memory: MemoryPlan) -> None:
-    """Raise CompileError unless every value has room of its own for as long as it is needed."""
+    """Raise CompileError unless every value has room of its own for as long as it is needed, and the arena is
+    no larger than that takes.
+    """
     needed = {name: [0, 0] for name in program.inputs}
     for index, instruction in enumerate(program.instructions):
         if isinstance(instruction, Run):
@@ -118,6 +147,9 @@ def verify_memory(program: Program, memory: MemoryPlan) -> None:
                 f"{name!r} is needed from {first} to {last}, planned from {place.first} to {place.last}"
             )
     _verify_disjoint(memory)
+    end = max((place.offset + place.nbytes for place in memory.allocations.values()), default=0)
+    if memory.arena_bytes > -(-end // 64) * 64:
+        raise CompileError(f"the arena has {memory.arena_bytes} bytes, and values in the first {end} only")
 
 
 def _verify_disjoint(memory: MemoryPlan) -> None:
@@ -139,7 +171,11 @@ def _verify_combine(combine: Combine, specs: Mapping[str, TensorSpec], where: st
     dtypes = {specs[term.value].dtype for term in combine.terms} | {output.dtype}
     if len(shapes) != 1 or len(dtypes) != 1:
         raise CompileError(f"the terms of {combine.output!r} differ in shape or dtype", where=where)
+    if dtypes != {"float32"}:
+        raise CompileError(f"{combine.output!r} is {output.dtype}: combinations are of float32", where=where)
     shape = shapes.pop()
+    if not (shape and output.shape and all(shape)):
+        raise CompileError(f"the terms of {combine.output!r} have no axis to combine along", where=where)
     if shape[1:] != output.shape[1:] or output.shape[0] % shape[0]:
         raise CompileError(
             f"terms of shape {shape} cannot fill {combine.output!r} {output.shape}", where=where

@@ -45,6 +45,7 @@ def test_a_plan_without_constants_has_an_empty_file(tmp_path: Path) -> None:
     inputs = (*program.inputs, *program.constants)
     program = replace(program, inputs=inputs, constants={})
     plan = replace(toy.plan(), program=program, memory=toy.memory(program))
+    plan = replace(plan, interface=replace(plan.interface, conditions=("text", "t0", "t2")))
     write_bundle(tmp_path / "b.dipgo", plan, toy.write_engines, toy.MASK)
     assert (tmp_path / "b.dipgo" / "constants.bin").stat().st_size == 0
     assert open_bundle(tmp_path / "b.dipgo").plan.program.constants == {}
