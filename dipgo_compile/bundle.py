@@ -23,11 +23,13 @@ from dipgo_compile.errors import BundleError, CompileError
 from dipgo_compile.integrity import STAMPS, check_files, record, remember
 from dipgo_compile.plan import Plan
 from dipgo_compile.plan_json import Bytes, constant_offsets, dump_plan, load_plan, parse_document, read_files
-from dipgo_compile.verifier import verify_memory, verify_program
+from dipgo_compile.verifier import verify_interface, verify_memory, verify_program
 
 PLAN, CONSTANTS, WEIGHTS, MASK = "plan.json", "constants.bin", "weights.bin", "mask.json"
 CACHE = "cache"
-MAX_PLAN_BYTES = 1 << 28  # a plan of a thousand calls has a few MB; more is not a plan
+MAX_PLAN_BYTES = (
+    1 << 26
+)  # a plan of a thousand calls has a few MB; as Python objects it takes tens of times that
 REBUILD = "build the bundle again, or copy it again from its source"
 
 
@@ -101,10 +103,16 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
             mend="make one with: dipgo-compile build --mask mask.json",
         )
     try:
+        _check_links(path)
         document = parse_document(_read_text(where), str(where))
+        files = read_files(document, str(where))
+        if CONSTANTS not in files:
+            raise BundleError(
+                f"the plan does not list {CONSTANTS}", where=where, available=files, mend=REBUILD
+            )
         check_files(
             path,
-            read_files(document, str(where)),
+            files,
             contents=verify,
             stamps=path / CACHE / STAMPS,
             mend=REBUILD,
@@ -112,6 +120,7 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
         plan = load_plan(document, _map(path / CONSTANTS), str(where))
         verify_program(plan.program)
         verify_memory(plan.program, plan.memory)
+        verify_interface(plan.program, plan.interface)
     except CompileError as error:
         raise BundleError(f"the plan is not valid: {error.what}", where=where, mend=REBUILD) from error
     except OSError as error:
@@ -119,6 +128,20 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
             f"cannot read the bundle: {error.strerror or error}", where=error.filename or path
         ) from error
     return Bundle(path, plan)
+
+
+def _check_links(path: Path) -> None:
+    """A bundle's files lie in it, listed or not: engines name weight files too, and a link could lead those
+    anywhere.
+    """
+    inside = Path(os.path.realpath(path))
+    for entry in os.scandir(path):
+        if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(inside):
+            raise BundleError(
+                f"{entry.name} is a link that leaves the bundle",
+                where=entry.path,
+                mend="copy the bundle with its files instead of links: cp -rL",
+            )
 
 
 def _read_text(file: Path) -> str:
