@@ -30,6 +30,7 @@ PROVIDERS: Mapping[str, tuple[str, str]] = {  # target: execution provider, pip 
     "cpu": ("CPUExecutionProvider", "cpu"),
     "cuda": ("CUDAExecutionProvider", "cuda"),
 }
+ELEMENT_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}  # others are called as in numpy
 ERRORS_ONLY = 3
 SAME_AS_REQUESTED = 1
 
@@ -168,6 +169,7 @@ class OnnxRuntimeEngine:
         self, name: str, session: ort.InferenceSession, inputs: tuple[str, ...], outputs: tuple[str, ...]
     ) -> None:
         self._name, self._session, self._inputs, self._outputs = name, session, inputs, outputs
+        self._nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
         for kind, wanted, nodes in (
             ("inputs", inputs, session.get_inputs()),
             ("outputs", outputs, session.get_outputs()),
@@ -183,6 +185,9 @@ class OnnxRuntimeEngine:
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> Callable[[], None]:
         """See ``EngineSession.bind``."""
         binding = self._session.io_binding()
+        for name, array in zip((*self._inputs, *self._outputs), (*inputs, *outputs), strict=True):
+            if array is not None:
+                self._check(name, array)
         values = []  # OrtValues keep the arrays alive, the binding does not keep the OrtValues
         for name, array in zip(self._inputs, inputs, strict=True):
             values.append(ort.OrtValue.ortvalue_from_numpy(array))
@@ -192,6 +197,24 @@ class OnnxRuntimeEngine:
                 values.append(ort.OrtValue.ortvalue_from_numpy(output))
                 binding.bind_ortvalue_output(name, values[-1])
         return _BoundRun(self._name, self._session, binding, values)
+
+    def _check(self, name: str, array: Array) -> None:
+        """Refuse an array of another type or shape than the graph declares. ONNX Runtime would as well, but
+        not before the engine runs.
+        """
+        node = self._nodes[name]
+        dtype = ELEMENT_TYPES.get(node.type, node.type.removeprefix("tensor(").removesuffix(")"))
+        fits = len(node.shape) == array.ndim and all(
+            size == found
+            for size, found in zip(node.shape, array.shape, strict=True)
+            if isinstance(size, int)
+        )
+        if array.dtype != dtype or not fits:
+            raise BackendError(
+                f"{name!r} of the engine {self._name!r} is {dtype}{tuple(node.shape)}, "
+                f"not {array.dtype}{array.shape}",
+                mend="build the bundle again",
+            )
 
 
 class _BoundRun:
