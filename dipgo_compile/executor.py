@@ -8,6 +8,7 @@ at a time; engines are shared between sessions.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipgo_compile.backends.base import EngineSession
-from dipgo_compile.errors import InputError
+from dipgo_compile.errors import BundleError, InputError
 from dipgo_compile.host_calls import HostCalls, Step
 from dipgo_compile.plan import Plan
 from dipgo_compile.plan_json import ALIGNMENT
@@ -266,8 +267,16 @@ def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
 
 
 def allocate(plan: Plan) -> dict[str, Array]:
-    """A view for every value: of one new arena, or of the constants."""
-    arena = aligned(plan.memory.arena_bytes)
+    """A view for every value: of one new arena, or of the constants. Raises BundleError where the machine has
+    not the memory.
+    """
+    wanted, there = plan.memory.arena_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > there:
+        raise BundleError(
+            f"the plan's values take {wanted:,} bytes, this machine has {there:,}",
+            mend="build the bundle for fewer or smaller images, or run it on a larger machine",
+        )
+    arena = aligned(wanted)
     tensors: dict[str, Array] = dict(plan.program.constants)
     for name, place in plan.memory.allocations.items():
         spec = plan.program.specs[name]

@@ -89,7 +89,7 @@ def _settled(file: Path) -> bool:
 def _read(stamps: Path) -> dict[str, object]:
     try:
         found = json.loads(stamps.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -75,7 +75,7 @@ class EngineCache:
                 return False
             stamps = self.directory / STAMPS
             check_files(self.directory, records, contents=contents, stamps=stamps, mend="delete the cache")
-        except (OSError, ValueError, TypeError, AttributeError, BundleError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, BundleError):
             return False
         return True
 
