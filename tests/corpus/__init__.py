@@ -1,10 +1,10 @@
 """Altered bundles, and what a reader must make of each.
 
-A bundle may come from anywhere, so its readers, in Python and in C++, are held to the same list: the bundle of
-``base.py`` with one thing changed, and a verdict. *refused*: an error with a message, before anything is
-computed. *opens*: the change is one that the format allows. *either*: bytes of an ONNX file changed at random,
-which may or may not matter; only a crash would be wrong. Most changes to ``plan.json`` come twice: with the
-checksum made right again, as an attacker would, and left as it was, as damage would leave it.
+A bundle may come from anywhere, so its readers, in Python and in C++, are held to the same list: the bundle
+of ``base.py`` with one thing changed, and a verdict. *refused*: an error with a message, before anything is
+computed. *opens*: the change is one that the format allows. *either*: bytes of an ONNX file changed at
+random, which may or may not matter; only a crash would be wrong. Most changes to ``plan.json`` come twice:
+with the checksum made right again, as an attacker would, and left as it was, as damage would leave it.
 
 ``python -m tests.corpus DIRECTORY`` writes them all, for readers in other languages and as seeds for fuzzing.
 """

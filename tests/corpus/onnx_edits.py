@@ -164,7 +164,7 @@ REFUSALS: dict[str, Edit] = {
     "an input of another type": declared("input", 1, TensorProto.INT64, (1,)),
     "an input of another shape": declared("input", 1, TensorProto.FLOAT, (2,)),
     "an input of another rank": declared("input", 0, TensorProto.FLOAT, (2, 32)),
-    "an output of another shape": declared("output", 1, TensorProto.FLOAT, (4, 2, 2, 4)),
+    "an output of another type": declared("output", 0, TensorProto.INT64, (2, 2, 4, 4)),
     "an input too many": lambda model: model.graph.input.append(
         helper.make_tensor_value_info("more", TensorProto.FLOAT, (1,))
     ),
