@@ -19,8 +19,8 @@ def verify_program(program: Program) -> None:
 
     1. Every value is defined once, before it is read, and has a spec; constants match theirs.
     2. Every run fits its engine.
-    3. Views lie inside their values; a combination's terms are float32 of one shape, which its output
-       repeats.
+    3. Views lie inside their values; a combination's terms are floats of one dtype and shape, which
+       its output repeats.
     4. The runs of the prologue come first, so that they read nothing that a call computes.
     5. A call's sample and noise prediction exist; the noise prediction is there when the call ends, made of
        samples and of what runs gave until then.
@@ -91,7 +91,7 @@ def verify_interface(program: Program, interface: Interface) -> None:
     """Raise CompileError unless the outside can give and take what the program reads and answers with.
 
     1. Every input is given once: as the latents, a condition or a draw.
-    2. Latents, draws and the output are float32 and have one shape.
+    2. Latents, draws and the output are float32 and have one shape, which begins with the number of images.
     3. The samples of all calls have one spec, and so have the noise predictions.
     """
     given = [interface.latents, *interface.conditions, *interface.draws]
@@ -102,7 +102,7 @@ def verify_interface(program: Program, interface: Interface) -> None:
     latents = program.specs[interface.latents]
     for name in (interface.latents, *interface.draws, program.output):
         spec = program.specs[name]
-        if (spec.dtype, spec.shape) != ("float32", latents.shape):
+        if (spec.dtype, spec.shape) != ("float32", latents.shape) or not spec.shape:
             raise CompileError(f"{name!r} is {spec.dtype}{spec.shape}, not float32{latents.shape}")
     samples = [call.sample for call in program.calls if call.sample is not None]
     for names in (samples, [call.noise_pred for call in program.calls]):
@@ -171,8 +171,8 @@ def _verify_combine(combine: Combine, specs: Mapping[str, TensorSpec], where: st
     dtypes = {specs[term.value].dtype for term in combine.terms} | {output.dtype}
     if len(shapes) != 1 or len(dtypes) != 1:
         raise CompileError(f"the terms of {combine.output!r} differ in shape or dtype", where=where)
-    if dtypes != {"float32"}:
-        raise CompileError(f"{combine.output!r} is {output.dtype}: combinations are of float32", where=where)
+    if output.dtype not in ("float32", "float64"):
+        raise CompileError(f"{combine.output!r} is {output.dtype}, which is not combined", where=where)
     shape = shapes.pop()
     if not (shape and output.shape and all(shape)):
         raise CompileError(f"the terms of {combine.output!r} have no axis to combine along", where=where)

@@ -4,12 +4,13 @@
 #include <cstring>
 #include <utility>
 
+#include "plan.h"
+
 namespace dipgo::impl {
 namespace {
 
 constexpr std::size_t CHUNK = 2048;    // elements: the output's stay in the first-level cache
 constexpr std::size_t TOGETHER = 4;    // terms that are read in one pass
-constexpr std::size_t MAX_RANK = 64;
 
 // out = [out +] c[0] * t[0] + ... + c[Terms - 1] * t[Terms - 1], in this order
 template <class Number, std::size_t Terms, bool Add>

@@ -4,23 +4,69 @@
 
 namespace dipgo::impl {
 
-Json parse_json(std::string_view text, const std::string& where) {
-    const auto limited = [](int depth, Json::parse_event_t, const Json&) {
-        if (depth >= MAX_DEPTH) throw bundle_error("it is nested too deeply");
-        return true;
-    };
-    std::string problem = "it begins with a byte order mark";
-    if (text.substr(0, 3) != "\xef\xbb\xbf") {
-        try {
-            return Json::parse(text.begin(), text.end(), limited);
-        } catch (const Json::exception& error) {
-            problem = error.what();
-            problem.erase(0, problem.find("] ") + 2);  // "[json.exception.parse_error.101] "
-        } catch (const Error& error) {
-            problem = error.what();
-        }
+namespace {
+
+// Goes over a text before it becomes values, and stops at the first thing that readers could disagree on.
+class Strict : public nlohmann::json_sax<Json> {
+ public:
+    std::string problem;
+
+    bool null() override { return true; }
+    bool boolean(bool) override { return true; }
+    bool number_integer(number_integer_t) override { return true; }
+    bool number_unsigned(number_unsigned_t) override { return true; }
+    bool string(string_t&) override { return true; }
+    bool binary(binary_t&) override { return true; }
+    bool end_object() override { return leave(); }
+    bool end_array() override { return leave(); }
+    bool start_object(std::size_t) override { return enter(); }
+    bool start_array(std::size_t) override { return enter(); }
+
+    bool number_float(number_float_t, const string_t& literal) override {
+        if (literal.find_first_of(".eE") != std::string::npos) return true;
+        const std::string shown = literal.size() <= 40 ? literal : literal.substr(0, 20) + "...";
+        return fail(shown + " is beyond 64 bits");
     }
-    throw bundle_error("plan.json is not valid JSON: " + problem).where(where).mend(REBUILD);
+
+    bool key(string_t& name) override {
+        return names_.back().insert(name).second || fail("the name " + impl::quoted(name) + " is given twice");
+    }
+
+    bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) override {
+        const std::string text = error.what();
+        return fail(text.substr(text.find("] ") + 2));  // "[json.exception.parse_error.101] "
+    }
+
+ private:
+    bool enter() {
+        names_.emplace_back();
+        return names_.size() <= MAX_DEPTH ||
+               fail("it is nested more than " + std::to_string(MAX_DEPTH) + " levels deep");
+    }
+
+    bool leave() {
+        names_.pop_back();
+        return true;
+    }
+
+    bool fail(const std::string& what) {
+        problem = what;
+        return false;
+    }
+
+    std::vector<std::set<std::string>> names_;  // that the objects around the current place have so far
+};
+
+}  // namespace
+
+Json parse_json(std::string_view text, const std::string& where) {
+    Strict strict;
+    if (text.substr(0, 3) == "\xef\xbb\xbf") {
+        strict.problem = "it begins with a byte order mark";
+    } else if (Json::sax_parse(text.begin(), text.end(), &strict)) {
+        return Json::parse(text.begin(), text.end());
+    }
+    throw bundle_error("plan.json is not valid JSON: " + strict.problem).where(where).mend(REBUILD);
 }
 
 Error Field::error(const std::string& problem) const {

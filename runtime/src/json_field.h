@@ -16,9 +16,10 @@ namespace dipgo::impl {
 using Json = nlohmann::json;
 
 inline constexpr std::uint64_t MAX_INT = std::uint64_t{1} << 48;  // 256 TiB: larger sizes are damage
-inline constexpr int MAX_DEPTH = 500;                             // of nested arrays and objects
+inline constexpr std::size_t MAX_DEPTH = 64;                      // of nested arrays and objects
 
-// Text to JSON. Throws Error (bundle): not JSON, or nested too deeply.
+// Text to JSON, by the rules of dipgo_compile/strict_json.py: no name twice in an object, no number beyond a double, no
+// integer beyond 64 bits, no half of a surrogate pair, no byte order mark, not too deep. Throws Error (bundle).
 Json parse_json(std::string_view text, const std::string& where);
 
 // A JSON value and its path, such as `plan.json: tensors[3].shape[0]`. The value outlives the field.

@@ -17,6 +17,7 @@ namespace dipgo::impl {
 using Index = std::size_t;
 inline constexpr Index NONE = static_cast<Index>(-1);
 inline constexpr Index PROLOGUE = NONE;  // the call of a run that comes before all calls
+inline constexpr std::size_t MAX_RANK = 8;       // axes of a tensor
 inline constexpr double DEFAULT_GUIDANCE_SCALE = 7.5;
 
 struct TensorSpec {

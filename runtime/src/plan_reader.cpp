@@ -107,6 +107,7 @@ Term read_term(const Field& item, const Names& names, const std::vector<Tensor>&
 }
 
 Instruction read_instruction(const Field& item, const Names& tensors, const Names& engines, const Plan& plan) {
+    if (item.has("run") && item.has("combine")) throw item.error("an instruction is a run or a combine, not both");
     if (item.has("run")) return read_run(item, tensors, engines, plan.engines);
     if (!item.has("combine")) throw item.error("unknown instruction: run and combine are known");
     Combine combine;
@@ -160,9 +161,18 @@ std::string read_provider(const Field& item) {
 // What this library has no use for, and another reader checks.
 void check_rest(const Field& root) {
     root.get("naive_bytes").integer();
-    root.get("model").mapping();
-    root.get("schedule").mapping();
-    for (const auto& member : root.get("macs").members()) member.second.integer(0, MAX_MACS);
+    const Field model = root.get("model"), schedule = root.get("schedule"), macs = root.get("macs");
+    model.get("source").text();
+    model.get("class").text();
+    sha256_of(model.get("config_sha256"));
+    model.get("config").mapping();
+    schedule.get("class").text();
+    schedule.get("num_inference_steps").integer(1);
+    for (const Field& timestep : schedule.get("timesteps").items()) timestep.number();
+    if (schedule.has("init_noise_sigma")) schedule.get("init_noise_sigma").number();
+    macs.get("dense");
+    macs.get("kept");
+    for (const auto& member : macs.members()) member.second.integer(0, MAX_MACS);
     for (const Field& item : root.get("passes").items()) {
         item.get("name").text();
         item.get("modified").boolean();
@@ -179,10 +189,11 @@ Json parse_document(std::string_view text, const std::string& where) {
     if (format.text() != FORMAT) {
         throw format.error("this is not a plan: the format is " + quoted(format.text()) + ", not " + quoted(FORMAT));
     }
-    const std::vector<Field> numbers = version.items();
-    if (numbers.empty()) throw version.error("the version is empty");
-    if (numbers[0].integer() != MAJOR) {
-        throw bundle_error("the plan has format version " + std::to_string(numbers[0].integer()) +
+    std::vector<std::uint64_t> numbers;
+    for (const Field& number : version.items()) numbers.push_back(number.integer());
+    if (numbers.size() != 2) throw version.error("a version is a major and a minor number");
+    if (numbers[0] != MAJOR) {
+        throw bundle_error("the plan has format version " + std::to_string(numbers[0]) +
                            "; this runtime reads version " + std::to_string(MAJOR))
             .where(where)
             .mend("update libdipgo, or build the bundle again with the version that is installed");
@@ -200,7 +211,7 @@ Json parse_document(std::string_view text, const std::string& where) {
 FileRecords read_files(const Json& document, const std::string& where) {
     FileRecords files;
     for (const auto& [name, record] : Field(document, where + ": ").get("files").members()) {
-        files[plain_name(record, name)] = {record.get("bytes").integer(), record.get("sha256").text()};
+        files[plain_name(record, name)] = {record.get("bytes").integer(), sha256_of(record.get("sha256"))};
     }
     return files;
 }
@@ -210,6 +221,9 @@ Plan read_plan(const Json& document, std::uint64_t constants_bytes, const std::s
     Plan plan;
     plan.files = read_files(document, where);
     plan.arena_bytes = root.get("arena_bytes").integer();
+    if (root.get("constants_bytes").integer() != constants_bytes) {
+        throw root.get("constants_bytes").error("constants.bin has " + std::to_string(constants_bytes) + " bytes");
+    }
     Names tensors, engines, inputs;
     for (const Field& item : root.get("tensors").items()) {
         plan.tensors.push_back(read_tensor(item, constants_bytes, plan.arena_bytes));

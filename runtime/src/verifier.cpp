@@ -47,7 +47,7 @@ class Alive {
     void add(Index added) {
         const Tensor& place = plan_.tensors[added];
         while (!expiring_.empty() && expiring_.top().first < place.first) {
-            remove(expiring_.top().second);
+            filled_.erase(plan_.tensors[expiring_.top().second].offset);
             expiring_.pop();
         }
         const std::uint64_t end = place.offset + place.room;
@@ -56,15 +56,8 @@ class Alive {
             const Tensor& before = plan_.tensors[std::prev(after)->second];
             if (before.offset + before.room > place.offset) throw overlap(added, std::prev(after)->second);
         }
-        if (place.room == 0) {
-            if (after != filled_.end() && after->first < place.offset) throw overlap(added, after->second);
-            empty_.emplace(place.offset, added);
-        } else {
-            if (after != filled_.end() && after->first < end) throw overlap(added, after->second);
-            const auto inside = empty_.upper_bound(place.offset);
-            if (inside != empty_.end() && inside->first < end) throw overlap(added, inside->second);
-            filled_.emplace(place.offset, added);
-        }
+        if (after != filled_.end() && after->first < end) throw overlap(added, after->second);
+        filled_.emplace(place.offset, added);
         expiring_.emplace(place.last, added);
     }
 
@@ -75,21 +68,10 @@ class Alive {
             .mend(REBUILD);
     }
 
-    void remove(Index gone) {
-        const Tensor& place = plan_.tensors[gone];
-        if (place.room != 0) {
-            filled_.erase(place.offset);
-            return;
-        }
-        const auto [begin, end] = empty_.equal_range(place.offset);
-        empty_.erase(std::find_if(begin, end, [&](const auto& entry) { return entry.second == gone; }));
-    }
-
     using Expiry = std::pair<Index, Index>;  // last instruction, tensor
 
     const Plan& plan_;
     std::map<std::uint64_t, Index> filled_;
-    std::multimap<std::uint64_t, Index> empty_;  // tensors without elements overlap when strictly inside another
     std::priority_queue<Expiry, std::vector<Expiry>, std::greater<>> expiring_;
 };
 
@@ -205,6 +187,53 @@ void verify_memory(const Plan& plan) {
         }
     }
     verify_disjoint(plan);
+    std::uint64_t end = 0;
+    for (const Tensor& place : plan.tensors) {
+        if (!place.constant) end = std::max(end, place.offset + place.room);
+    }
+    if (plan.arena_bytes > (end + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT) {
+        throw invalid("the arena has " + std::to_string(plan.arena_bytes) + " bytes, and values in the first " +
+                      std::to_string(end) + " only")
+            .mend(REBUILD);
+    }
+}
+
+void verify_interface(const Plan& plan) {
+    const Interface& interface = plan.interface;
+    std::vector<Index> given{interface.latents}, read = plan.inputs;
+    given.insert(given.end(), interface.conditions.begin(), interface.conditions.end());
+    given.insert(given.end(), interface.draws.begin(), interface.draws.end());
+    std::sort(given.begin(), given.end());
+    std::sort(read.begin(), read.end());
+    if (given != read || std::adjacent_find(given.begin(), given.end()) != given.end()) {
+        throw invalid("the interface does not give every input of the program once").mend(REBUILD);
+    }
+    const TensorSpec& latents = plan.spec(interface.latents);
+    const auto check_float = [&](Index tensor) {
+        const TensorSpec& spec = plan.spec(tensor);
+        if (spec.dtype != DIPGO_FLOAT32 || spec.shape != latents.shape || spec.shape.empty()) {
+            throw invalid(quoted(spec.name) + " is " + dtype_name(spec.dtype) + shape_text(spec.shape) +
+                          ", not float32" + shape_text(latents.shape))
+                .mend(REBUILD);
+        }
+    };
+    check_float(interface.latents);
+    std::for_each(interface.draws.begin(), interface.draws.end(), check_float);
+    check_float(plan.output);
+    const TensorSpec *sample = nullptr, *noise_pred = nullptr;
+    const auto check_alike = [&](const TensorSpec*& first, Index tensor) {
+        const TensorSpec& spec = plan.spec(tensor);
+        if (first == nullptr) first = &spec;
+        if (spec.dtype != first->dtype || spec.shape != first->shape) {
+            throw invalid(quoted(first->name) + " and " + quoted(spec.name) +
+                          " of different calls differ in shape or dtype")
+                .mend(REBUILD);
+        }
+    };
+    for (const Call& call : plan.calls) {
+        if (call.sample != NONE) check_alike(sample, call.sample);
+        check_alike(noise_pred, call.noise_pred);
+    }
 }
 
 }  // namespace dipgo::impl

@@ -15,7 +15,15 @@ namespace dipgo::impl {
 void verify_program(const Plan& plan);
 
 // Throws Error (bundle) unless every value has room of its own for as long as it is needed.
+// The arena is no larger than that takes.
 void verify_memory(const Plan& plan);
+
+// Throws Error (bundle) unless the outside can give and take what the program reads and answers with:
+//
+// 1. Every input is given once: as the latents, a condition or a draw.
+// 2. Latents, draws and the output are float32 and have one shape, which begins with the number of images.
+// 3. The samples of all calls have one type and shape, and so have the noise predictions.
+void verify_interface(const Plan& plan);
 
 // The shape of a term's view of its value. Throws Error (bundle) where it lies outside.
 std::vector<std::int64_t> view_shape(const Term& term, const TensorSpec& spec);

@@ -29,8 +29,13 @@ int main() {
     for (const char* text : {"", "{", "[1,]", "{\"a\": NaN}", "\"\xff\"", "\xef\xbb\xbf{}", "[\"\\ud800\"]", "1 2"}) {
         CHECK(contains(message_of([&] { parse_json(text, "f"); }), "is not valid JSON"));
     }
+    CHECK(contains(message_of([&] { parse_json("[18446744073709551616]", "f"); }), "is beyond 64 bits"));
+    CHECK(contains(message_of([&] { parse_json("[1e999]", "f"); }), "is not valid JSON"));
+    CHECK(contains(message_of([&] { parse_json(R"({"a": {"b": 1, "b": 2}})", "f"); }), "'b' is given twice"));
+    CHECK_EQUAL(message_of([&] { parse_json(R"({"a": {"b": 1}, "b": 2})", "f"); }), "");
+    CHECK(contains(message_of([&] { parse_json(std::string("[1]\0", 4), "f"); }), "there is a NUL in it"));
     const auto nested = [](std::size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
     CHECK_EQUAL(message_of([&] { parse_json(nested(MAX_DEPTH), "f"); }), "");
-    CHECK(contains(message_of([&] { parse_json(nested(MAX_DEPTH + 1), "f"); }), "it is nested"));
-    CHECK(contains(message_of([&] { parse_json(std::string(1'000'000, '['), "f"); }), "it is nested"));
+    CHECK(contains(message_of([&] { parse_json(nested(MAX_DEPTH + 1), "f"); }), "nested more than 64 levels"));
+    CHECK(contains(message_of([&] { parse_json(std::string(1'000'000, '['), "f"); }), "nested more than 64 levels"));
 }

@@ -22,6 +22,7 @@ Plan chain() {
     plan.instructions = {copy(0, 1), copy(1, 2)};
     plan.inputs = {0};
     plan.output = 2;
+    plan.interface.latents = 0;
     return plan;
 }
 
@@ -32,6 +33,7 @@ std::string refused(Change change) {
     return message_of([&] {
         verify_program(plan);
         verify_memory(plan);
+        verify_interface(plan);
     });
 }
 
@@ -54,6 +56,9 @@ int main() {
           }),
           "combines float32 and float64"));
 
+    CHECK(contains(refused([](Plan& p) { p.arena_bytes = 4096; }), "4096 bytes, and values in the first 128 only"));
+    CHECK(contains(refused([](Plan& p) { p.interface.conditions = {0}; }), "does not give every input of the program once"));
+    CHECK(contains(refused([](Plan& p) { p.inputs.clear(); }), "is read before it is defined"));
     std::vector<Term> terms = {{0, 1.0, 0.0, {{0, 0, 8}}}, {0, 1.0, 0.0, {{0, 8, 16}}}};
     CHECK_EQUAL(refused([&](Plan& p) { p.instructions[0] = Combine{terms, 1}; }), "");  // repeated to fill x1
     terms[1].view = {{0, 9, 16}};
