@@ -63,6 +63,8 @@ Json parse_json(std::string_view text, const std::string& where) {
     Strict strict;
     if (text.substr(0, 3) == "\xef\xbb\xbf") {
         strict.problem = "it begins with a byte order mark";
+    } else if (text.find('\0') != std::string_view::npos) {  // to the parser, the end of the text
+        strict.problem = "there is a NUL in it";
     } else if (Json::sax_parse(text.begin(), text.end(), &strict)) {
         return Json::parse(text.begin(), text.end());
     }
