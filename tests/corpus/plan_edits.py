@@ -276,7 +276,7 @@ REFUSALS: dict[str, Edit] = {
     "an engine output too short": reshape("h0", [1, 2, 4, 4]),
     "a list one level deeper": lambda d: d["model"]["config"].update(deep=nested(62)),
     # calls
-    "a noise prediction that is a sample": lambda d: d["calls"][0].update(noise_pred="s0"),
+    "a noise prediction that is an input": lambda d: d["calls"][0].update(noise_pred="latents"),
     "a noise prediction before its time": lambda d: d["calls"][0].update(noise_pred="e1"),
     "a noise prediction of nobody": lambda d: d["calls"][0].update(noise_pred="?"),
     "noise predictions of two shapes": lambda d: d["calls"][3].update(noise_pred="prompt"),
