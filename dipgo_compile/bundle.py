@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from dipgo_compile.errors import BundleError, CompileError
 from dipgo_compile.integrity import STAMPS, check_files, record, remember
+from dipgo_compile.onnx_locations import external_locations
 from dipgo_compile.plan import Plan
 from dipgo_compile.plan_json import Bytes, constant_offsets, dump_plan, load_plan, parse_document, read_files
 from dipgo_compile.verifier import verify_interface, verify_memory, verify_program
@@ -121,6 +122,7 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
         verify_program(plan.program)
         verify_memory(plan.program, plan.memory)
         verify_interface(plan.program, plan.interface)
+        check_locations(path, plan.engine_files.values(), files)
     except CompileError as error:
         raise BundleError(f"the plan is not valid: {error.what}", where=where, mend=REBUILD) from error
     except OSError as error:
@@ -128,6 +130,20 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
             f"cannot read the bundle: {error.strerror or error}", where=error.filename or path
         ) from error
     return Bundle(path, plan)
+
+
+def check_locations(directory: Path, engines: Iterable[str], files: Collection[str]) -> None:
+    """Raises BundleError for an engine file of ``directory`` with weights in another file than ``files``."""
+    for name in dict.fromkeys(engines):
+        file = directory / name
+        for location in external_locations(file.read_bytes(), file):
+            if location not in files:
+                raise BundleError(
+                    f"{name} has weights in {location!r}, which is no file of the bundle",
+                    where=file,
+                    available=files,
+                    mend=REBUILD,
+                )
 
 
 def _check_links(path: Path) -> None:

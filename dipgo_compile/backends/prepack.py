@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING
 
 import onnxruntime as ort
 
-from dipgo_compile.bundle import CACHE, WEIGHTS, Bundle
+from dipgo_compile.bundle import CACHE, WEIGHTS, Bundle, check_locations
 from dipgo_compile.errors import BackendError, BundleError
 from dipgo_compile.integrity import STAMPS, check_files, record, remember
 from dipgo_compile.plan import FileRecord
@@ -75,6 +75,7 @@ class EngineCache:
                 return False
             stamps = self.directory / STAMPS
             check_files(self.directory, records, contents=contents, stamps=stamps, mend="delete the cache")
+            check_locations(self.directory, self.bundle.plan.engine_files.values(), records)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, BundleError):
             return False
         return True

@@ -38,6 +38,8 @@ class Reader {
         std::string_view key, value;
         while (!bytes.empty()) {
             const std::uint64_t tag = varint(bytes), field = tag >> 3;
+            // Protocol buffers' own reader drops these bits, and sees another field.
+            if (tag >> 32 != 0) fail("it has a field of an unknown number");
             switch (tag & 7) {
                 case 0: varint(bytes); break;
                 case 1: take(bytes, 8); break;

@@ -10,7 +10,7 @@ from random import Random
 import onnx
 from onnx import TensorProto, helper
 
-from tests.corpus.alteration import EITHER, OPENS, REFUSED, Alteration, put_recorded
+from tests.corpus.alteration import EITHER, OPENS, REFUSED, Alteration, put, put_recorded
 from tests.corpus.base import Base
 
 FILE = "early.onnx"  # y = scale * x + t; its weight "scale" is 8 bytes of weights.bin
@@ -41,6 +41,8 @@ def alterations(base: Base, random: Random) -> Iterator[Alteration]:
     ):
         yield _model(f"weights in {_shown(location, outside)}", REFUSED, external(location=location))
     yield from _links(base)
+    yield Alteration("weights in a file that the plan does not list", REFUSED, _unlisted)
+    yield Alteration("an external weight behind a tag of more than 32 bits", REFUSED, _disguised)
 
 
 def _shown(location: str, outside: Path) -> str:
@@ -80,6 +82,28 @@ def _links(base: Base) -> Iterator[Alteration]:
     yield Alteration(
         "weights behind a linked directory", REFUSED, linked("more", base.outside, "more/weights.bin")
     )
+
+
+def _unlisted(bundle: Path) -> None:
+    put(bundle, "more.bin", (bundle / "weights.bin").read_bytes())
+    model = onnx.load(bundle / FILE, load_external_data=False)
+    external(location="more.bin")(model)
+    put_recorded(bundle, FILE, model.SerializeToString())
+
+
+def _disguised(bundle: Path) -> None:
+    """A second weight, outside, in a field whose number only a reader that drops its upper bits knows."""
+    model = onnx.load(bundle / FILE, load_external_data=False)
+    extra = onnx.GraphProto()
+    extra.initializer.append(model.graph.initializer[0])
+    extra.initializer[0].name = "more"
+    next(
+        entry for entry in extra.initializer[0].external_data if entry.key == "location"
+    ).value = "/etc/passwd"
+    graph = extra.SerializeToString()
+    tag = 1 << 32 | 7 << 3 | 2  # ModelProto.graph, but for the first bit
+    head = [tag >> shift & 0x7F | 0x80 for shift in range(0, 28, 7)] + [tag >> 28, len(graph)]
+    put_recorded(bundle, FILE, (bundle / FILE).read_bytes() + bytes(head) + graph)
 
 
 def external(**entries: str | int) -> Edit:
