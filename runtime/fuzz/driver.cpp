@@ -6,7 +6,7 @@
 // reaches an edge of the program that none before it reached is kept and changed in its turn. The same seed, files
 // and --runs give the same inputs. GCC reports edges to __sanitizer_cov_trace_pc when the target is compiled with
 // -fsanitize-coverage=trace-pc; without it everything is kept that the files hold, and nothing else. An input that
-// crashes, or that takes longer than SLOW_SECONDS, is left in crash.bin.
+// crashes, or that takes the processor longer than SLOW_SECONDS, is left in crash.bin.
 #include <algorithm>
 #include <cctype>
 #include <chrono>
@@ -22,7 +22,7 @@
 #include <string>
 #include <vector>
 
-#include <unistd.h>
+#include <sys/time.h>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
@@ -32,7 +32,7 @@ namespace fs = std::filesystem;
 using Bytes = std::vector<std::uint8_t>;
 
 constexpr std::size_t EDGES = 1 << 16, MAX_BYTES = 1 << 16;
-constexpr unsigned SLOW_SECONDS = 10;
+constexpr time_t SLOW_SECONDS = 10;
 constexpr const char* CRASH = "crash.bin";
 
 std::uint8_t reached[EDGES], known[EDGES];
@@ -138,13 +138,19 @@ void mutate(Bytes& bytes, const std::vector<Bytes>& pool, Random& random) {
     if (bytes.size() > MAX_BYTES) bytes.resize(MAX_BYTES);
 }
 
+// 0: no limit. Not of time: the machine may have other things to do.
+void limit_processor_time(time_t seconds) {
+    const itimerval timer{{0, 0}, {seconds, 0}};
+    setitimer(ITIMER_PROF, &timer, nullptr);
+}
+
 // Whether the input reached an edge that none before it reached.
 bool is_news(const Bytes& bytes) {
     std::memset(reached, 0, sizeof reached);
     current = &bytes;
-    alarm(SLOW_SECONDS);
+    limit_processor_time(SLOW_SECONDS);
     LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
-    alarm(0);
+    limit_processor_time(0);
     current = nullptr;
     bool news = false;
     for (std::size_t edge = 0; edge < EDGES; ++edge) {
@@ -177,7 +183,9 @@ std::vector<Bytes> read_all(const std::vector<std::string>& places) {
 
 // Called by instrumented code at every edge.
 extern "C" void __sanitizer_cov_trace_pc() {
-    const auto place = reinterpret_cast<std::uintptr_t>(__builtin_return_address(0));
+    // Counted from a place in the program, which is loaded somewhere else each time.
+    const auto place = reinterpret_cast<std::uintptr_t>(__builtin_return_address(0)) -
+                       reinterpret_cast<std::uintptr_t>(&LLVMFuzzerTestOneInput);
     reached[(place ^ place >> 16) % EDGES] = 1;
 }
 
@@ -197,7 +205,7 @@ int main(int count, char** given) {
             return 2;
         } else places.push_back(argument);
     }
-    for (const int number : {SIGSEGV, SIGABRT, SIGALRM, SIGFPE}) std::signal(number, on_signal);
+    for (const int number : {SIGSEGV, SIGABRT, SIGPROF, SIGFPE}) std::signal(number, on_signal);
     if (__asan_set_death_callback != nullptr) __asan_set_death_callback(keep_crash);
 
     std::vector<Bytes> pool;

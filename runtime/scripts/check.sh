@@ -16,7 +16,7 @@ build() {  # directory, options of cmake
   ctest --test-dir "$1" --output-on-failure
 }
 
-build build/cpp-sanitized -DCMAKE_BUILD_TYPE=Debug -DDIPGO_SANITIZE=ON
+build build/cpp-sanitized -DCMAKE_BUILD_TYPE=Debug -DDIPGO_SANITIZE=ON -DDIPGO_FUZZ=ON
 build build/cpp-release -DCMAKE_BUILD_TYPE=Release
 
 # Python is not built with the sanitizers, so their library comes first; it never frees everything itself either.

@@ -11,12 +11,13 @@ import pytest
 
 from tests.corpus import corpus, make_base, write
 
-RUNS = 3000
+RUNS = 1000
+EVERY = 10  # a tenth of the corpus is enough to begin with
 
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """First inputs of each target: the corpus's plans and engine files."""
+    """First inputs of each target: some of the corpus's plans and engine files."""
     directory = tmp_path_factory.mktemp("seeds")
     places = {"fuzz_plan": directory / "plans", "fuzz_onnx": directory / "engines"}
     for place in places.values():
@@ -24,7 +25,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = make_base(directory)
     for number, alteration in enumerate(corpus(base)):
         group = alteration.name.partition(":")[0]
-        if group == "files":
+        if group == "files" or number % EVERY:
             continue
         bundle = write(alteration, base.path, directory / f"{number}.dipgo")
         name, target = ("early.onnx", "fuzz_onnx") if group == "onnx" else ("plan.json", "fuzz_plan")
