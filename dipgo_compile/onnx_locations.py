@@ -38,7 +38,7 @@ def external_locations(data: bytes, where: object) -> frozenset[str]:
     Raises BundleError for bytes that are not the protocol buffers they have to be.
     """
     try:
-        return frozenset(_locations(data, "model", 0))
+        return frozenset(_locations(data, 0, len(data), "model", 0))
     except (ValueError, IndexError) as error:
         reason = "it ends too early" if isinstance(error, IndexError) else error
         raise BundleError(
@@ -48,51 +48,52 @@ def external_locations(data: bytes, where: object) -> frozenset[str]:
         ) from None
 
 
-def _locations(data: bytes, message: str, depth: int) -> Iterator[str]:
+def _locations(data: bytes, begin: int, end: int, message: str, depth: int) -> Iterator[str]:
     if depth > MAX_DEPTH:
         raise ValueError("graphs are nested too deeply")
     children = CHILDREN.get(message, {})
-    for field, part in _fields(data):
-        if field in children and LOCATION in part:
+    for field, start, stop in _fields(data, begin, end):
+        if field in children and data.find(LOCATION, start, stop) >= 0:
             if children[field] == "entry":
-                entry = dict(_fields(part))
+                entry = {name: data[at:to] for name, at, to in _fields(data, start, stop)}
                 if entry.get(KEY) == LOCATION:
                     yield entry.get(VALUE, b"").decode()
             else:
-                yield from _locations(part, children[field], depth + 1)
+                yield from _locations(data, start, stop, children[field], depth + 1)
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields that have a length, which messages and strings are among."""
-    at = 0
-    while at < len(data):
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, begin and end of the fields that have a length, which messages and strings are among."""
+    while at < end:
         tag, at = _varint(data, at)
         if tag >> 32:  # other readers would drop these bits, and see another field
             raise ValueError("it has a field of an unknown number")
         kind = tag & 7
-        if kind == 0:
+        if kind == 2:
+            size, start = _varint(data, at)
+            at = start + size
+            if at <= end:
+                yield tag >> 3, start, at
+        elif kind == 0:
             _, at = _varint(data, at)
-        elif kind == 2:
-            size, at = _varint(data, at)
-            if size > len(data) - at:
-                raise IndexError
-            yield tag >> 3, data[at : at + size]
-            at += size
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
         else:
             raise ValueError("it has a field of an unknown type")
-    if at > len(data):
+    if at > end:
         raise IndexError
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A number, and the place behind it."""
-    number = 0
-    for shift in range(0, 64, 7):
-        byte = data[at]
+    number = data[at]
+    if number < 0x80:  # most are
+        return number, at + 1
+    number &= 0x7F
+    for shift in range(7, 64, 7):
         at += 1
+        byte = data[at]
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return number, at
+            return number, at + 1
     raise ValueError("it has a number of more than 64 bits")

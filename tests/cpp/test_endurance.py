@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from tests.runtime import toy
 
 IMAGES, WARM = 1000, 10
 SESSIONS = 4
-GROWTH = 256 << 10  # bytes: freed memory that the allocators of Python and of the library keep
+GROWTH = 1 << 20  # bytes: what allocators keep of freed memory; a kilobyte lost with each image would be more
+
+measures_memory = pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps what is freed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,7 @@ def resident_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
 
 
+@measures_memory
 def test_a_thousand_images_take_the_memory_of_ten(plan: Plan) -> None:
     session = plan.session()
     for seed in range(WARM):
@@ -44,33 +50,41 @@ def test_a_thousand_images_take_the_memory_of_ten(plan: Plan) -> None:
     np.testing.assert_array_equal(last, denoise(plan.session(), IMAGES - 1))
 
 
-def test_sessions_in_threads_compute_what_one_does(plan: Plan) -> None:
-    serial = plan.session()
-    expected = [denoise(serial, seed) for seed in range(IMAGES)]
-    sessions = [plan.session() for _ in range(SESSIONS)]
-    found: list[np.ndarray | None] = [None] * IMAGES
-    start = threading.Barrier(SESSIONS)
+def work_together(sessions: list[Session]) -> list[np.ndarray]:
+    """``IMAGES`` images, dealt out to the sessions, each in a thread of its own."""
+    found: dict[int, np.ndarray] = {}
+    start = threading.Barrier(len(sessions))
 
     def work(mine: int) -> None:
         start.wait()
-        for seed in range(mine, IMAGES, SESSIONS):
+        for seed in range(mine, IMAGES, len(sessions)):
             found[seed] = denoise(sessions[mine], seed)
 
-    def work_all() -> None:
-        threads = [threading.Thread(target=work, args=(mine,)) for mine in range(SESSIONS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in range(len(sessions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[seed] for seed in range(IMAGES)]
 
-    work_all()
-    for result, wanted in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(result, wanted)
+
+def test_sessions_in_threads_compute_what_one_does(plan: Plan) -> None:
+    serial = plan.session()
+    results = work_together([plan.session() for _ in range(SESSIONS)])
+    for seed, result in enumerate(results):
+        np.testing.assert_array_equal(result, denoise(serial, seed))
+
+
+@measures_memory
+def test_sessions_in_threads_take_no_more_with_time(plan: Plan) -> None:
+    sessions = [plan.session() for _ in range(SESSIONS)]
+    work_together(sessions)
     before = resident_bytes()
-    work_all()
+    work_together(sessions)
     assert resident_bytes() - before < SESSIONS * GROWTH
 
 
+@measures_memory
 def test_closed_plans_give_their_memory_back(library: Library, bundle: Path) -> None:
     def once() -> None:
         denoise(library.load(bundle, threads=1).session(), 0)
@@ -80,4 +94,4 @@ def test_closed_plans_give_their_memory_back(library: Library, bundle: Path) -> 
     before = resident_bytes()
     for _ in range(5 * WARM):
         once()
-    assert resident_bytes() - before < GROWTH + (1 << 20)
+    assert resident_bytes() - before < 2 * GROWTH
