@@ -9,7 +9,13 @@ from pathlib import Path
 import click
 
 from benchmarks import results, suite_table, table
-from benchmarks.scenarios import SCENARIOS, QualityScenario, SpeedScenario, SuiteScenario
+from benchmarks.scenarios import (
+    SCENARIOS,
+    OverheadScenario,
+    QualityScenario,
+    SpeedScenario,
+    SuiteScenario,
+)
 from benchmarks.suite_results import SuiteResult
 from dipgo_compile.errors import DipgoError
 from dipgo_compile.live import counter
@@ -139,11 +145,35 @@ def _add_suite(scenario: SuiteScenario) -> None:
         click.echo("\n".join(suite_table.render(SuiteResult(content))))
 
 
+def _add_overhead(scenario: OverheadScenario) -> None:
+    @run.command(scenario.name, short_help=scenario.about)
+    @click.option("--repeats", type=click.IntRange(min=1), default=scenario.repeats, show_default=True)
+    @click.option(
+        "--dipgo-run", type=click.Path(path_type=Path), help="The C++ program.  [default: make cpp's]"
+    )
+    @click.option("-o", "--output", type=click.Path(path_type=Path), default=results.path_of(scenario.name))
+    def command(repeats: int, dipgo_run: Path | None, output: Path) -> None:
+        from benchmarks import overhead
+
+        with counter("rounds") as progress:
+            content = overhead.run(
+                scenario,
+                output,
+                dipgo_run=dipgo_run or overhead.DIPGO_RUN,
+                repeats=repeats,
+                command=_command(),
+                progress=progress,
+            )
+        click.echo("\n".join(table.overhead(scenario, content)))
+
+
 for _scenario in SCENARIOS:
     if isinstance(_scenario, SpeedScenario):
         _add_speed(_scenario)
     elif isinstance(_scenario, SuiteScenario):
         _add_suite(_scenario)
+    elif isinstance(_scenario, OverheadScenario):
+        _add_overhead(_scenario)
     else:
         _add_quality(_scenario)
 

@@ -17,6 +17,22 @@ class SpeedScenario:
 
 
 @dataclass(frozen=True)
+class OverheadScenario:
+    """What both runtimes need beside ONNX Runtime. ``goals``: microseconds an instruction, by row.
+
+    ``repeats`` images are timed in each of ``rounds`` processes of a row.
+    """
+
+    name: str
+    about: str
+    mask: str
+    repeats: int
+    rounds: int
+    goals: tuple[tuple[str, float], ...]
+    threads: int = 1
+
+
+@dataclass(frozen=True)
 class QualityScenario:
     """A mask's images against those of other ways to spend as little.
 
@@ -198,7 +214,7 @@ FAMILY_CASES = (
     *_family("pixart-alpha-512", 512, 0.4, "residual"),
 )
 
-SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario, ...] = (
+SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScenario, ...] = (
     SuiteScenario(
         name="sd15-512",
         about="Stable Diffusion 1.5's UNet at 512x512, random weights",
@@ -227,6 +243,14 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario, ...] = (
         mask=TINY_SD_MASK,
         versus=("dense", "torch", "supernet"),
         repeats=20,
+    ),
+    OverheadScenario(
+        name="overhead",
+        about="what the runtimes cost around ONNX Runtime, on tiny-sd's trained mask",
+        mask=TINY_SD_MASK,
+        repeats=30,
+        rounds=5,
+        goals=(("c++", 10.0), ("python", 100.0)),
     ),
     QualityScenario(
         name="quality",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown, plots, results, suite_table
-from benchmarks.scenarios import SCENARIOS, QualityScenario, SuiteScenario
+from benchmarks.scenarios import SCENARIOS, OverheadScenario, QualityScenario, SuiteScenario
 from benchmarks.suite_results import SuiteResult
 
 README = Path(__file__).parent / "README.md"
@@ -34,6 +34,8 @@ def render() -> str:
         if isinstance(scenario, SuiteScenario):
             result = SuiteResult(content)
             lines = suite_table.render(result, plots.draw(scenario.name, result))
+        elif isinstance(scenario, OverheadScenario):
+            lines = overhead(scenario, content)
         else:
             lines = quality(content) if isinstance(scenario, QualityScenario) else speed(content)
         parts.append("\n".join([title, *lines, "", *_origin(content), ""]))
@@ -73,6 +75,49 @@ def speed(content: dict[str, Any]) -> Iterator[str]:
             f"Speedup over `dense` {content['speedup']:.2f}x of an ideal {content['ideal_speedup']:.2f}x "
             f"(all MACs over MACs kept): efficiency {content['efficiency']:.2f}."
         )
+
+
+def overhead(scenario: OverheadScenario, content: dict[str, Any]) -> Iterator[str]:
+    """Microseconds an instruction beside its goal, first latents and memory."""
+    measured = content["scenario"]
+    rows = {row["name"]: row for row in content["rows"]}
+    yield (
+        f"`{measured['model']}`, {measured['scheduler']} with {measured['steps']} steps: a plan of "
+        f"{measured['instructions']} instructions, {measured['runs']} of them runs of engines. "
+        f"{measured['threads']} thread, median of {measured['rounds']} processes with "
+        f"{measured['repeats']} images each. Overhead: the time of an image outside of ONNX Runtime, over "
+        "the instructions."
+    )
+    yield ""
+    goals = dict(scenario.goals)
+    cells = []
+    for name, row in rows.items():
+        found = row["overhead_microseconds_per_instruction"]
+        verdict = "met" if found["median"] <= goals[name] else "**missed**"
+        cells.append(
+            (
+                name,
+                f"{found['median']:.2f} us",
+                f"{found['min']:.2f} .. {found['max']:.2f}",
+                f"at most {goals[name]:g} us: {verdict}",
+                f"{1e3 * row['seconds_per_image']['median']:.1f} ms",
+                f"{1e3 * row['engine_seconds_per_image']['median']:.1f} ms",
+                f"{row['first_latent_seconds']['median']:.2f} s",
+                f"{row['peak_rss_bytes'] / 1e6:.0f} MB",
+            )
+        )
+    yield from markdown.table(
+        ("runtime", "overhead", "min .. max", "goal", "image", "in ONNX Runtime", "first latent", "peak RSS"),
+        cells,
+    )
+    yield ""
+    plain = rows["python"]["seconds_per_image_without_clock"]["median"]
+    clocked = rows["python"]["seconds_per_image"]["median"]
+    yield (
+        "First latent: from the start of a process until it has made one image and ended, files in the page "
+        f"cache. Python's images take {1e3 * plain:.2f} ms without the clock that tells engines from the "
+        f"rest, {1e3 * clocked:.2f} ms with it."
+    )
 
 
 def quality(content: dict[str, Any]) -> Iterator[str]:
