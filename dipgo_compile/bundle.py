@@ -122,7 +122,9 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
         verify_program(plan.program)
         verify_memory(plan.program, plan.memory)
         verify_interface(plan.program, plan.interface)
-        check_locations(path, plan.engine_files.values(), files)
+        parts = () if plan.pipeline is None else (plan.pipeline.text_encoder, plan.pipeline.image_decoder)
+        models = [*plan.engine_files.values(), *(part.file for part in parts if part is not None)]
+        check_locations(path, models, files)
     except CompileError as error:
         raise BundleError(f"the plan is not valid: {error.what}", where=where, mend=REBUILD) from error
     except OSError as error:
@@ -132,9 +134,9 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     return Bundle(path, plan)
 
 
-def check_locations(directory: Path, engines: Iterable[str], files: Collection[str]) -> None:
-    """Raises BundleError for an engine file of ``directory`` with weights in another file than ``files``."""
-    for name in dict.fromkeys(engines):
+def check_locations(directory: Path, models: Iterable[str], files: Collection[str]) -> None:
+    """Raises BundleError for an ONNX file of ``directory`` with weights in another file than ``files``."""
+    for name in dict.fromkeys(models):
         file = directory / name
         for location in external_locations(file.read_bytes(), file):
             if location not in files:

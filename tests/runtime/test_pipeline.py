@@ -199,7 +199,7 @@ def test_a_decoder_that_gives_less_than_the_plan_says_is_refused(tmp_path: Path)
     path = write(tmp_path / "b.dipgo", plan)
     with (
         Runtime.load(path, threads=1) as runtime,
-        pytest.raises(BackendError, match="'image decoder' failed"),
+        pytest.raises(BackendError, match="'pixels' of the engine 'image decoder'"),
     ):
         runtime.decode(toy.image()["latents"])
 

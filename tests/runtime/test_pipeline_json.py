@@ -65,7 +65,6 @@ BAD: dict[str, tuple[Change, str]] = {
     "a file outside": (lambda p: p["text_encoder"].update(file="../x.onnx"), "no file called"),
     "a file not listed": (lambda p: p["tokenizer"].update(file="other.json"), "no file called"),
     "a number for a file": (lambda p: p["image_decoder"].update(file=7), "expected a string"),
-    "an infinite scale": (lambda p: p.update(guidance_scale=10**400), "expected a finite number"),
     "a scale of text": (lambda p: p.update(guidance_scale="high"), "expected a number"),
     "a negative class": (lambda p: p.update(classes={"dress": -1}), "expected an integer"),
     "no length": (lambda p: p["tokenizer"].update(length=0), "expected an integer from 1"),
@@ -84,7 +83,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "float pixels": (lambda p: pixels(p).update(dtype="float32"), "uint8 of four dimensions"),
     "grey pixels": (lambda p: pixels(p).update(shape=[1, 8, 8, 1]), "not images of latents"),
     "pixels of two images": (lambda p: pixels(p).update(shape=[2, 8, 8, 3]), "not images of latents"),
-    "no pixels": (lambda p: pixels(p).update(shape=[1, 0, 8, 3]), "not images of latents"),
+    "no pixels": (lambda p: pixels(p).update(shape=[1, 0, 8, 3]), "expected an integer from 1"),
     "pixels beside the grid": (lambda p: pixels(p).update(shape=[1, 8, 9, 3]), "not images of latents"),
     "a thousandfold image": (lambda p: pixels(p).update(shape=[1, 4000, 4000, 3]), "not images of latents"),
 }
