@@ -90,11 +90,12 @@ def verify_program(program: Program) -> None:
 def verify_interface(program: Program, interface: Interface) -> None:
     """Raise CompileError unless the outside can give and take what the program reads and answers with.
 
-    1. Every input is given once: as the latents, a condition or a draw.
+    1. Every input is given once: as the latents, those of an image, a condition or a draw.
     2. Latents, draws and the output are float32 and have one shape, which begins with the number of images.
     3. The samples of all calls have one spec, and so have the noise predictions.
     """
-    given = [interface.latents, *interface.conditions, *interface.draws]
+    image = () if interface.image_latents is None else (interface.image_latents,)
+    given = [interface.latents, *image, *interface.conditions, *interface.draws]
     if sorted(given) != sorted(program.inputs) or len(set(given)) != len(given):
         raise CompileError(
             f"the interface gives {', '.join(given)}, the program reads {', '.join(program.inputs)}"
