@@ -1,17 +1,25 @@
-"""Measures a text-to-image pipeline on Fashion-MNIST captions and draws its sample grid."""
+"""Measures a pipeline that draws Fashion-MNIST images, and draws its sample grid."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from models.recipes.classifier import FashionClassifier
+from models.recipes import fashion_mnist
+from models.recipes.classifier import FashionClassifier, load_classifier
 from models.recipes.fashion_mnist import CLASS_NAMES, TEMPLATES, FashionMnist, caption
 from models.recipes.metrics import class_agreement, fid
+from models.recipes.saving import replace_file, write_json
 
 BATCH_SIZE = 100
+GRID = 60
 
 
 def evaluation_labels(count: int) -> torch.Tensor:
@@ -19,27 +27,70 @@ def evaluation_labels(count: int) -> torch.Tensor:
     return torch.arange(count) % len(CLASS_NAMES)
 
 
-def generate(
-    pipeline: StableDiffusionPipeline, labels: torch.Tensor, steps: int, guidance: float, seed: int
-) -> torch.Tensor:
-    """One image per label, [N, 3, 32, 32] in [0, 1]; the captions go round the templates."""
-    pipeline.set_progress_bar_config(disable=True)
-    prompts = [
+def captions_for(labels: torch.Tensor) -> list[str]:
+    """A caption for each label; they go round the templates."""
+    return [
         caption(label, template=index // len(CLASS_NAMES) % len(TEMPLATES))
         for index, label in enumerate(labels.tolist())
     ]
-    generator = torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How many images are drawn, balanced over the classes, and how."""
+
+    count: int
+    steps: int
+    guidance: float
+    seed: int
+
+    @property
+    def labels(self) -> torch.Tensor:
+        return evaluation_labels(self.count)
+
+
+def generate(pipeline: DiffusionPipeline, asked: Sequence[str] | Sequence[int], drawing: Drawing) -> torch.Tensor:
+    """[N, 3, 32, 32] in [0, 1], an image for each caption or class that is `asked` for."""
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(drawing.seed)
     batches = []
-    for start in tqdm(range(0, len(prompts), BATCH_SIZE), desc="generating", unit="batch"):
+    for start in tqdm(range(0, len(asked), BATCH_SIZE), desc="generating", unit="batch"):
         result = pipeline(
-            prompts[start : start + BATCH_SIZE],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
+            asked[start : start + BATCH_SIZE],
+            num_inference_steps=drawing.steps,
+            guidance_scale=drawing.guidance,
             generator=generator,
             output_type="pt",
         )
         batches.append(result.images.float())
     return torch.cat(batches)
+
+
+def evaluate_model(
+    recipe: str,
+    directory: Path,
+    pipeline: DiffusionPipeline,
+    asked: Sequence[str] | Sequence[int],
+    drawing: Drawing,
+    data_dir: Path,
+) -> None:
+    """Draw, judge, and write evaluation.json and samples.png beside the model. `recipe` is its module."""
+    images = generate(pipeline, asked, drawing)
+    training, test = fashion_mnist.load("train", data_dir), fashion_mnist.load("test", data_dir)
+    figures = {
+        "command": f"python -m models.recipes.{recipe} evaluate --images {drawing.count}"
+        f" --steps {drawing.steps} --guidance {drawing.guidance:g} --seed {drawing.seed}",
+        "scheduler": type(pipeline.scheduler).__name__,
+        "images": drawing.count,
+        "steps": drawing.steps,
+        "guidance_scale": drawing.guidance,
+        "seed": drawing.seed,
+        **measure(images, drawing.labels, load_classifier(), training, test),
+    }
+    write_json(directory / "evaluation.json", figures)
+    grid = image_grid(images[:GRID], columns=10)
+    replace_file(directory / "samples.png", lambda path: grid.save(path, "PNG"))
+    click.echo(f"class agreement {figures['class_agreement']:.1%}, FID {figures['fid']:.3f}")
 
 
 def measure(

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
+from torch import nn
 
 
 def replace_directory(target: Path, write: Callable[[Path], None]) -> None:
@@ -49,16 +50,18 @@ def write_json(target: Path, content: Any) -> None:
     replace_file(target, lambda path: path.write_text(json.dumps(content, indent=2) + "\n"))
 
 
-def save_pipeline(pipeline: StableDiffusionPipeline, target: Path) -> None:
+def save_pipeline(pipeline: DiffusionPipeline, target: Path) -> None:
     """Save a copy of `pipeline` as fp16 safetensors; loading it without a dtype gives float32 throughout."""
     half = copy.deepcopy(pipeline)
-    for component in (half.vae, half.text_encoder, half.unet):
-        component.half()
+    for component in half.components.values():
+        if isinstance(component, nn.Module):
+            component.half()
 
     def write(directory: Path) -> None:
         half.save_pretrained(directory)
         # transformers loads in the dtype its config names, diffusers in float32: make the two agree.
         config_path = directory / "text_encoder" / "config.json"
-        write_json(config_path, {**json.loads(config_path.read_text()), "dtype": "float32"})
+        if config_path.exists():
+            write_json(config_path, {**json.loads(config_path.read_text()), "dtype": "float32"})
 
     replace_directory(target, write)

@@ -7,24 +7,19 @@ from pathlib import Path
 import click
 from diffusers import StableDiffusionPipeline
 
-from models.recipes import fashion_mnist
+from models.recipes import fashion_mnist, options
 from models.recipes.architecture import build_pipeline
 from models.recipes.autoencoder import autoencoder_loss, encode_all, reconstruction_error
 from models.recipes.classifier import load_classifier
+from models.recipes.conditions import Captions
 from models.recipes.diffusion import DiffusionLoss, TextToNoise
-from models.recipes.evaluation import evaluation_labels, generate, image_grid, measure
+from models.recipes.evaluation import Drawing, captions_for, evaluate_model
 from models.recipes.fashion_mnist import FashionMnist
-from models.recipes.saving import replace_file, save_pipeline, write_json
+from models.recipes.saving import save_pipeline
 from models.recipes.training import LoopSettings, TrainingLoop
 
 DEFAULT_DIRECTORY = Path(__file__).parent.parent / "tiny-sd"
 DEFAULT_GUIDANCE = 3.0
-GRID = 60
-
-data_option = click.option(
-    "--data", "data_dir", type=click.Path(path_type=Path), default=fashion_mnist.DEFAULT_DATA_DIR,
-    show_default=True, help="Folder with the four Fashion-MNIST idx.gz files.",
-)  # fmt: skip
 
 
 @click.group()
@@ -39,15 +34,14 @@ def main() -> None:
 
 
 @main.command()
-@data_option
-@click.option("--limit", type=int, help="Use only the first LIMIT training images: for smoke tests.")
+@options.data
+@options.limit
 @click.option("--vae-steps", default=2000, show_default=True, help="Optimizer steps of the autoencoder.")
 @click.option("--steps", default=3000, show_default=True, help="Optimizer steps of the denoiser.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--resume", is_flag=True, help="Go on from the checkpoints in WORK.")
-@click.option("--work", type=click.Path(path_type=Path), default=Path("build/tiny-sd"),
-              show_default=True, help="Folder for checkpoints and logs.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_DIRECTORY, show_default=True)
+@options.seed
+@options.resume
+@options.work("build/tiny-sd")
+@options.output(DEFAULT_DIRECTORY)
 def train(
     data_dir: Path,
     limit: int | None,
@@ -95,42 +89,19 @@ def _train_denoiser(
     pipeline.vae.register_to_config(scaling_factor=scale)
     model = TextToNoise(pipeline)
     settings = LoopSettings(steps=steps, learning_rate=1e-3, seed=seed)
-    loop = TrainingLoop(model, DiffusionLoss(model, pipeline, latents * scale, data.labels), settings, work)
+    loss = DiffusionLoss(model, pipeline.scheduler, latents * scale, Captions(data.labels))
+    loop = TrainingLoop(model, loss, settings, work)
     loop.run(resume, on_checkpoint=lambda: save_pipeline(pipeline, output))
     click.echo(f"{output}: trained for {loop.seconds / 60:.0f} minutes")
 
 
 @main.command()
-@data_option
-@click.option("--images", "count", default=2000, show_default=True, help="How many images to judge.")
-@click.option("--steps", default=50, show_default=True, help="DDIM steps per image.")
-@click.option("--guidance", default=DEFAULT_GUIDANCE, show_default=True, help="Guidance scale.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--model", type=click.Path(path_type=Path), default=DEFAULT_DIRECTORY, show_default=True)
+@options.evaluation(DEFAULT_DIRECTORY, DEFAULT_GUIDANCE)
 def evaluate(data_dir: Path, count: int, steps: int, guidance: float, seed: int, model: Path) -> None:
     """Generate images, judge them, and write evaluation.json and samples.png into MODEL."""
     pipeline = StableDiffusionPipeline.from_pretrained(model)
-    labels = evaluation_labels(count)
-    images = generate(pipeline, labels, steps, guidance, seed)
-    figures = {
-        "command": f"python -m models.recipes.tiny_sd evaluate --images {count} --steps {steps}"
-        f" --guidance {guidance:g} --seed {seed}",
-        "scheduler": type(pipeline.scheduler).__name__,
-        "images": count,
-        "steps": steps,
-        "guidance_scale": guidance,
-        "seed": seed,
-        **measure(
-            images,
-            labels,
-            load_classifier(),
-            fashion_mnist.load("train", data_dir),
-            fashion_mnist.load("test", data_dir),
-        ),
-    }
-    write_json(model / "evaluation.json", figures)
-    replace_file(model / "samples.png", lambda path: image_grid(images[:GRID], columns=10).save(path, "PNG"))
-    click.echo(f"class agreement {figures['class_agreement']:.1%}, FID {figures['fid']:.3f}")
+    drawing = Drawing(count, steps, guidance, seed)
+    evaluate_model("tiny_sd", model, pipeline, captions_for(drawing.labels), drawing, data_dir)
 
 
 if __name__ == "__main__":
