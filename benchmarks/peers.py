@@ -18,8 +18,7 @@ from dipgo_compile.models.source import Model
 from dipgo_compile.partition import partition
 from dipgo_compile.schedule import probe
 
-FEWER_STEPS = 10
-LATER_START_STEPS = 48  # spaced by 20 timesteps as 50 are, but diffusers begins at 941 instead of 981
+LATER_START = 2  # calls that the row "later-start" goes without
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Peers:
 
     def all(self) -> tuple[Peer, ...]:
         """In the order of the table."""
-        calls, interval = self._trained.calls, self._scenario.deepcache_interval
+        calls, whole = self._trained.calls, self._whole_calls
         seeds = range(1, self._scenario.random_masks + 1)
         return (
             Peer("dense", f"unpruned, {calls} calls", self._dense),
@@ -48,20 +47,35 @@ class Peers:
                 Peer(f"random-{seed}", f"random mask, seed {seed}", partial(self._random, seed))
                 for seed in seeds
             ),
-            Peer("even", f"{self._whole_calls} of {calls} calls, evenly spaced", self._even),
+            Peer("even", f"{whole} of {calls} calls, evenly spaced", self._even),
             Peer(
                 "to-the-end",
-                f"{self._whole_calls} of {calls} calls, evenly spaced from the first to the last",
+                f"{whole} of {calls} calls, evenly spaced from the first to the last",
                 self._to_the_end,
             ),
-            Peer("deepcache", f"DeepCache, interval {interval}, branch 0, fewer steps", self._deepcache),
-            Peer(
-                "later-start",
-                f"unpruned, {LATER_START_STEPS} steps: spaced like {calls}, without the first two",
-                partial(self._whole, LATER_START_STEPS),
-            ),
-            Peer("fewer-steps", f"unpruned, {FEWER_STEPS} steps", partial(self._whole, FEWER_STEPS)),
+            *self._deepcache_peer(),
+            *self._later_start_peer(),
+            Peer("fewer-steps", f"unpruned, {whole} steps", partial(self._whole, whole)),
         )
+
+    def _deepcache_peer(self) -> tuple[Peer, ...]:
+        interval = self._scenario.deepcache_interval
+        if interval is None:
+            return ()
+        about = f"DeepCache, interval {interval}, branch 0, fewer steps"
+        return (Peer("deepcache", about, partial(self._deepcache, interval)),)
+
+    def _later_start_peer(self) -> tuple[Peer, ...]:
+        """The trained mask's chain without its first calls, where a number of steps gives just that.
+
+        diffusers spaces timesteps by whole numbers, from the end: 48 steps are 50 without the first two.
+        """
+        calls = self._trained.calls
+        steps = calls - LATER_START
+        if self._schedule(steps).timesteps != self._trained.scheduler.timesteps[LATER_START:]:
+            return ()
+        about = f"unpruned, {steps} steps: spaced like {calls}, without the first two"
+        return (Peer("later-start", about, partial(self._whole, steps)),)
 
     @cached_property
     def macs(self) -> Macs:
@@ -127,14 +141,14 @@ class Peers:
         keep = heuristics.every(len(scheduler.timesteps), len(self._trained.blocks), 1)
         return self._with(keep, "dense", scheduler=scheduler)
 
-    def _deepcache(self) -> Mask:
+    def _deepcache(self, interval: int) -> Mask:
         """DeepCache's first branch (``mask_rules.deepcache``).
 
         The layer that it always computes is a UNet's dearest, so on the trained mask's schedule no interval
         is as cheap as the mask: the row takes the number of steps that costs as much.
         """
         blocks = self._model.blocks("layer")
-        interval, macs = self._scenario.deepcache_interval, self._of(blocks)
+        macs = self._of(blocks)
         keep = partial(mask_rules.deepcache, blocks, interval=interval)
 
         def distance(steps: int) -> int:

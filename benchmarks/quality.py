@@ -1,7 +1,7 @@
 """How good the images of a mask are, beside those of other ways to spend as few MACs.
 
 Every row is compiled and denoised by the runtime, a batch of images at a time, from the same noise and
-prompts; the judge is this repository's Fashion-MNIST classifier. Speed is not measured here.
+conditions; the judge is this repository's Fashion-MNIST classifier. Speed is not measured here.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from dipgo_compile.errors import InputError
 from dipgo_compile.generate import encode
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import load, load_pipeline
+from dipgo_compile.plan import Plan
 from dipgo_compile.runtime import Runtime
 from models.recipes import fashion_mnist
 from models.recipes.classifier import FashionClassifier, load_classifier
-from models.recipes.evaluation import evaluation_labels
-from models.recipes.fashion_mnist import CLASS_NAMES, TEMPLATES, caption
+from models.recipes.evaluation import captions_for, evaluation_labels
+from models.recipes.fashion_mnist import CLASS_NAMES
 from models.recipes.metrics import class_agreement, fid
 
 MAX_BATCH = 100  # images a run: more would only take more memory
@@ -114,8 +115,6 @@ def draw(mask: Mask, pipeline: Any, options: Options, progress: Callable[[int, i
 
     The noise is one seeded draw for all images, so it is the same whatever the mask.
     """
-    labels = evaluation_labels(options.images).tolist()
-    prompts = [caption(label, i // len(CLASS_NAMES) % len(TEMPLATES)) for i, label in enumerate(labels)]
     drawn = []
     with tempfile.TemporaryDirectory(prefix="dipgo-quality-") as directory:
         path = build(
@@ -123,6 +122,7 @@ def draw(mask: Mask, pipeline: Any, options: Options, progress: Callable[[int, i
         ).path
         with Runtime.load(path, verify=False) as runtime, torch.no_grad():
             plan = runtime.plan
+            prompts = _prompts(plan, evaluation_labels(options.images))
             _, *shape = plan.program.specs[plan.interface.latents].shape
             generator = torch.Generator().manual_seed(options.seed)
             noise = torch.randn((options.images, *shape), generator=generator)
@@ -141,6 +141,13 @@ def draw(mask: Mask, pipeline: Any, options: Options, progress: Callable[[int, i
                 drawn.append((pixels / 2 + 0.5).clamp(0, 1))
             progress(len(starts), len(starts))
     return torch.cat(drawn)
+
+
+def _prompts(plan: Plan, labels: torch.Tensor) -> list[str]:
+    """What is asked for: captions, or names of classes where the model draws classes."""
+    if plan.interface.conditions == ("class_labels",):
+        return [CLASS_NAMES[label] for label in labels.tolist()]
+    return captions_for(labels)
 
 
 def _tell(progress: Progress | None, row: str, done: int, total: int) -> None:

@@ -36,8 +36,9 @@ class OverheadScenario:
 class QualityScenario:
     """A mask's images against those of other ways to spend as little.
 
-    ``random_masks``: how many seeds. ``deepcache_interval``: calls from one whole call to the next. Images
-    are balanced over the ten classes; every row starts from the same noise and prompts.
+    ``random_masks``: how many seeds. ``deepcache_interval``: calls from one whole call to the next; None
+    leaves DeepCache out, which needs a UNet. Images are balanced over the ten classes; every row starts from
+    the same noise and conditions.
     """
 
     name: str
@@ -45,7 +46,7 @@ class QualityScenario:
     mask: str
     images: int
     random_masks: int
-    deepcache_interval: int
+    deepcache_interval: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class SuiteScenario:
 
 
 TINY_SD_MASK = "models/tiny-sd/masks/ddim50_0.80.json"
+TINY_DIT_MASK = "models/tiny-dit/masks/ddim50_0.60.json"
 
 MASKS = "benchmarks/masks"
 RELEASED = f"{MASKS}/sd15_ddim50_released_0.80.json"
@@ -259,5 +261,12 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScena
         images=2000,
         random_masks=5,
         deepcache_interval=5,
+    ),
+    QualityScenario(
+        name="quality-dit",
+        about="images of tiny-dit's trained mask, and of other ways to spend as few MACs",
+        mask=TINY_DIT_MASK,
+        images=2000,
+        random_masks=3,
     ),
 )

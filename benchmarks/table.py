@@ -125,7 +125,7 @@ def quality(content: dict[str, Any]) -> Iterator[str]:
     scenario = content["scenario"]
     yield (
         f"`{scenario['model']}`, {scenario['images']} images a row, balanced over the classes, the same "
-        f"noise and prompts in every row, guidance scale {scenario['guidance_scale']:g}. Class agreement: "
+        f"noise and conditions in every row, guidance scale {scenario['guidance_scale']:g}. Class agreement: "
         "how often a classifier sees the class asked for. FID: on that classifier's features, against the "
         "10,000 test images; comparable within this table only. MACs: of one image without the doubling by "
         "guidance."

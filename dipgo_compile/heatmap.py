@@ -27,9 +27,11 @@ def grid_text(mask: Mask, macs: Macs | None = None) -> str:
         for index, (block, share) in enumerate(zip(mask.blocks, mask.kept_by_block, strict=True))
     ]
     whole = sum(all(row) for row in mask.keep)
+    early, middle, late = mask.kept_by_third
     facts = [
         ("calls", f"{mask.calls}: {whole} whole, {len(mask.idle_calls)} compute no block"),
         ("patterns", f"{len(mask.patterns)} distinct rows"),
+        ("thirds", f"{early:.0%}, {middle:.0%}, {late:.0%} of the blocks, in the first, middle, last calls"),
         ("reuse", REUSES[mask.reuse]),
     ]
     if macs is not None:

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
@@ -195,6 +195,16 @@ class Mask:
     def kept_by_call(self) -> tuple[float, ...]:
         """For each call, the share of the blocks that it computes."""
         return tuple(sum(row) / len(self.blocks) for row in self.keep)
+
+    @property
+    def kept_by_third(self) -> tuple[float, ...]:
+        """The share of the blocks that the first, the middle and the last third of the calls compute.
+
+        The thirds of fewer than three calls overlap.
+        """
+        edges = [index * self.calls // 3 for index in range(4)]
+        thirds = [self.kept_by_call[start : max(end, start + 1)] for start, end in pairwise(edges)]
+        return tuple(sum(third) / len(third) for third in thirds)
 
     def kept_macs(self, macs: Macs) -> int:
         """Multiply-accumulates of all calls, per denoiser sample: see ``Macs.of_call``."""

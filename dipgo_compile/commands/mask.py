@@ -102,6 +102,7 @@ def _statistics(mask: Mask, macs: Macs | None) -> dict[str, object]:
         "patterns": list(mask.patterns),
         "kept_by_block": dict(zip(mask.blocks, mask.kept_by_block, strict=True)),
         "kept_by_call": list(mask.kept_by_call),
+        "kept_by_third": list(mask.kept_by_third),
     }
     if macs is not None:
         statistics["macs"] = {"kept": mask.kept_macs(macs), "dense": mask.calls * macs.total}

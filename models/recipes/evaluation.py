@@ -49,7 +49,9 @@ class Drawing:
         return evaluation_labels(self.count)
 
 
-def generate(pipeline: DiffusionPipeline, asked: Sequence[str] | Sequence[int], drawing: Drawing) -> torch.Tensor:
+def generate(
+    pipeline: DiffusionPipeline, asked: Sequence[str] | Sequence[int], drawing: Drawing
+) -> torch.Tensor:
     """[N, 3, 32, 32] in [0, 1], an image for each caption or class that is `asked` for."""
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(drawing.seed)

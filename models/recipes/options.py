@@ -14,9 +14,7 @@ data = click.option(
     "--data", "data_dir", type=click.Path(path_type=Path), default=fashion_mnist.DEFAULT_DATA_DIR,
     show_default=True, help="Folder with the four Fashion-MNIST idx.gz files.",
 )  # fmt: skip
-limit = click.option(
-    "--limit", type=int, help="Use only the first LIMIT training images: for smoke tests."
-)
+limit = click.option("--limit", type=int, help="Use only the first LIMIT training images: for smoke tests.")
 seed = click.option("--seed", default=0, show_default=True)
 resume = click.option("--resume", is_flag=True, help="Go on from the checkpoint in WORK.")
 

@@ -25,6 +25,7 @@ down_blocks.1  █·█·   50%
 
         calls  4: 1 whole, 1 compute no block
      patterns  4 distinct rows
+       thirds  100%, 0%, 50% of the blocks, in the first, middle, last calls
         reuse  the last output
          MACs  374 of 524 per sample (71.37%)
 ideal speedup  1.40x"""

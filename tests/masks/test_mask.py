@@ -158,6 +158,7 @@ def test_statistics(mask: Mask) -> None:
     assert mask.patterns == ("11111", "00000", "11011", "00001")
     assert mask.kept_by_block == (0.5, 0.5, 0.25, 0.5, 0.75)
     assert mask.kept_by_call == (1.0, 0.0, 0.8, 0.2)
+    assert mask.kept_by_third == (1.0, 0.0, 0.5)
 
 
 def test_kept_macs_count_the_glue_of_calls_that_compute_anything(mask: Mask) -> None:

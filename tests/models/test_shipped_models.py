@@ -11,7 +11,7 @@ from idx_files import needs_fashion_mnist
 from models.recipes import fashion_mnist
 from models.recipes.classifier import DEFAULT_DIRECTORY as CLASSIFIER
 from models.recipes.classifier import accuracy, load_classifier
-from models.recipes.evaluation import evaluation_labels, generate
+from models.recipes.evaluation import Drawing, captions_for, generate
 from models.recipes.metrics import class_agreement
 from models.recipes.tiny_sd import DEFAULT_DIRECTORY as TINY_SD
 from models.recipes.tiny_sd import DEFAULT_GUIDANCE
@@ -61,9 +61,9 @@ def test_tokenizer_takes_any_text(pipeline: StableDiffusionPipeline) -> None:
 
 
 def test_images_are_read_as_their_prompted_class(pipeline: StableDiffusionPipeline) -> None:
-    labels = evaluation_labels(40)
-    images = generate(pipeline, labels, steps=20, guidance=DEFAULT_GUIDANCE, seed=1)
-    assert class_agreement(images, labels, load_classifier()) >= 0.75
+    drawing = Drawing(40, steps=20, guidance=DEFAULT_GUIDANCE, seed=1)
+    images = generate(pipeline, captions_for(drawing.labels), drawing)
+    assert class_agreement(images, drawing.labels, load_classifier()) >= 0.75
 
 
 @needs_fashion_mnist
