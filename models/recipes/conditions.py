@@ -1,7 +1,7 @@
 """What a denoiser is told about each image it learns from: a caption or a class, and now and then nothing.
 
-Nothing, which guidance calls unconditional, is the entry behind the last one. Both classes are called with the
-`index` [B] of the images and a generator, and return int64 [B].
+Nothing, which guidance calls unconditional, is the entry behind the last one. Both classes are called with
+the `index` [B] of the images and a generator, and return int64 [B].
 """
 
 from __future__ import annotations

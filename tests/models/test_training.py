@@ -5,14 +5,15 @@ import os
 import signal
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import StableDiffusionPipeline
+from diffusers import DiTPipeline, StableDiffusionPipeline
 from idx_files import needs_fashion_mnist
 from torch import nn
 
-from models.recipes import classifier, tiny_sd
+from models.recipes import classifier, tiny_dit, tiny_sd
 from models.recipes.fashion_mnist import DEFAULT_DATA_DIR
 from models.recipes.training import LoopSettings, TrainingLoop
 
@@ -64,26 +65,37 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert factors[100] == pytest.approx(0.0)
 
 
-def run_tiny_sd(data: Path, tmp_path: Path, *options: str) -> Path:
-    output = tmp_path / "tiny-sd"
+def run_training(recipe: click.Command, data: Path, tmp_path: Path, *options: str) -> Path:
+    output = tmp_path / "model"
     arguments = ["train", "--data", str(data), "--work", str(tmp_path / "work"), "-o", str(output), *options]
-    result = CliRunner().invoke(tiny_sd.main, arguments)
+    result = CliRunner().invoke(recipe, arguments)
     assert result.exit_code == 0, result.output
     return output
 
 
 def test_tiny_sd_trains_resumes_and_saves_a_pipeline(synthetic_data: Path, tmp_path: Path) -> None:
-    output = run_tiny_sd(synthetic_data, tmp_path, "--vae-steps", "2", "--steps", "1")
+    output = run_training(tiny_sd.main, synthetic_data, tmp_path, "--vae-steps", "2", "--steps", "1")
     before = StableDiffusionPipeline.from_pretrained(output).unet.conv_in.weight
     (output / "README.md").write_text("a card")
 
-    run_tiny_sd(synthetic_data, tmp_path, "--vae-steps", "2", "--steps", "3", "--resume")
+    run_training(tiny_sd.main, synthetic_data, tmp_path, "--vae-steps", "2", "--steps", "3", "--resume")
     after = StableDiffusionPipeline.from_pretrained(output)
     steps = [json.loads(line)["step"] for line in (tmp_path / "work/unet/log.jsonl").read_text().splitlines()]
     assert steps == [1, 3]
     assert not torch.equal(before, after.unet.conv_in.weight)
     assert after.vae.config.scaling_factor not in (1.0, 0.18215), "the scale is measured"
     assert (output / "README.md").read_text() == "a card", "other files of the folder stay"
+
+
+def test_tiny_dit_trains_resumes_and_saves_a_pipeline(synthetic_data: Path, tmp_path: Path) -> None:
+    output = run_training(tiny_dit.main, synthetic_data, tmp_path, "--steps", "1")
+    before = DiTPipeline.from_pretrained(output).transformer.proj_out_2.weight
+    run_training(tiny_dit.main, synthetic_data, tmp_path, "--steps", "3", "--resume")
+    after = DiTPipeline.from_pretrained(output)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "work/log.jsonl").read_text().splitlines()]
+    assert steps == [1, 3]
+    assert not torch.equal(before, after.transformer.proj_out_2.weight)
+    assert after.labels["ankle boot"] == 9
 
 
 def test_classifier_trains_and_loads(synthetic_data: Path, tmp_path: Path) -> None:
@@ -97,5 +109,7 @@ def test_classifier_trains_and_loads(synthetic_data: Path, tmp_path: Path) -> No
 
 @needs_fashion_mnist
 def test_tiny_sd_trains_on_a_slice_of_the_data_set(tmp_path: Path) -> None:
-    output = run_tiny_sd(DEFAULT_DATA_DIR, tmp_path, "--limit", "100", "--vae-steps", "1", "--steps", "1")
+    output = run_training(
+        tiny_sd.main, DEFAULT_DATA_DIR, tmp_path, "--limit", "100", "--vae-steps", "1", "--steps", "1"
+    )
     StableDiffusionPipeline.from_pretrained(output)
