@@ -36,7 +36,7 @@ def main() -> None:
 @main.command()
 @options.data
 @options.limit
-@click.option("--steps", default=7500, show_default=True, help="Optimizer steps.")
+@click.option("--steps", default=3000, show_default=True, help="Optimizer steps.")
 @options.seed
 @options.resume
 @options.work("build/tiny-dit")

@@ -61,6 +61,19 @@ def test_deepcache_takes_the_steps_that_the_budget_allows(peers: Peers, trained:
         assert kept == ["up_blocks.1.resnets.1", "up_blocks.1.attentions.1"]
 
 
+def test_later_start_is_the_same_chain_without_its_first_calls(pipeline: Path) -> None:
+    trained = small_pipeline.make_mask(str(pipeline), "DDIMScheduler", ("11111",) * 50)
+    peers = Peers(load(trained.model.source), trained, quality_scenario())
+    assert made(peers, "later-start").scheduler.timesteps == trained.scheduler.timesteps[2:]
+
+
+def test_rows_without_meaning_are_left_out(trained: Mask) -> None:
+    scenario = replace(quality_scenario(), deepcache_interval=None)
+    names = {peer.name for peer in Peers(load(trained.model.source), trained, scenario).all()}
+    assert "deepcache" not in names
+    assert "later-start" not in names, "no number of steps is spaced like 25, 40 timesteps apart"
+
+
 def test_rows_are_chosen_by_their_beginning(peers: Peers) -> None:
     chosen = quality.Options(10, 0, 4.0, rows=("random", "even")).chosen(peers.all())
     assert [peer.name for peer in chosen] == [*(f"random-{seed}" for seed in range(1, 6)), "even"]
