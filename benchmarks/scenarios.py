@@ -266,7 +266,7 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScena
         name="quality-dit",
         about="images of tiny-dit's trained mask, and of other ways to spend as few MACs",
         mask=TINY_DIT_MASK,
-        images=2000,
+        images=1000,
         random_masks=3,
     ),
 )
