@@ -43,6 +43,7 @@ class Peers:
         return (
             Peer("dense", f"unpruned, {calls} calls", self._dense),
             Peer("trained", "the trained mask", lambda: self._trained),
+            *self._residual_peer(),
             *(
                 Peer(f"random-{seed}", f"random mask, seed {seed}", partial(self._random, seed))
                 for seed in seeds
@@ -64,6 +65,11 @@ class Peers:
             return ()
         about = f"DeepCache, interval {interval}, branch 0, fewer steps"
         return (Peer("deepcache", about, partial(self._deepcache, interval)),)
+
+    def _residual_peer(self) -> tuple[Peer, ...]:
+        mask = self._scenario.residual_mask
+        about = "a mask trained to reuse residuals"
+        return () if mask is None else (Peer("residual", about, partial(Mask.load, mask)),)
 
     def _later_start_peer(self) -> tuple[Peer, ...]:
         """The trained mask's chain without its first calls, where a number of steps gives just that.

@@ -37,8 +37,8 @@ class QualityScenario:
     """A mask's images against those of other ways to spend as little.
 
     ``random_masks``: how many seeds. ``deepcache_interval``: calls from one whole call to the next; None
-    leaves DeepCache out, which needs a UNet. Images are balanced over the ten classes; every row starts from
-    the same noise and conditions.
+    leaves DeepCache out, which needs a UNet. ``residual_mask``: one that was trained to reuse residuals.
+    Images are balanced over the ten classes; every row starts from the same noise and conditions.
     """
 
     name: str
@@ -47,6 +47,7 @@ class QualityScenario:
     images: int
     random_masks: int
     deepcache_interval: int | None = None
+    residual_mask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -268,5 +269,6 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScena
         mask=TINY_DIT_MASK,
         images=1000,
         random_masks=3,
+        residual_mask="models/tiny-dit/masks/ddim50_0.60_residual.json",
     ),
 )

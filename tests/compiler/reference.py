@@ -66,9 +66,10 @@ def assert_parity(
     inputs = example_inputs(model.inputs(exported.geometry), seed)
     conditions = {name: inputs[name] for name in plan.interface.conditions}
     noise = inputs[plan.interface.sample][: options.images]
-    trace = reference_chain(model, mask, noise, conditions, GUIDANCE_SCALE)
+    scale = None if plan.interface.guidance is None else GUIDANCE_SCALE
+    trace = reference_chain(model, mask, noise, conditions, scale)
     with Runtime.load(path, threads=1, verify=False) as runtime:
-        final = runtime.denoise(noise, guidance_scale=GUIDANCE_SCALE, **conditions)
+        final = runtime.denoise(noise, guidance_scale=scale, **conditions)
         hosted = host_chain(runtime.session(), schedule, trace, noise, conditions)
     expected = trace.final.numpy()
     assert np.linalg.norm(final - expected) <= latents_tolerance * np.linalg.norm(expected)
@@ -79,8 +80,9 @@ def assert_parity(
 def host_chain(session: Session, schedule: Schedule, trace: Trace, noise, conditions) -> list[np.ndarray]:
     """Every call's noise prediction, the samples coming from the reference."""
     samples = [noise * schedule.init_noise_sigma, *trace.latents[:-1]]
+    halves = 1 if session.plan.interface.guidance is None else 2
     return [
-        session.run_call(call, torch.cat([sample, sample]) * step.input_scale, conditions)
+        session.run_call(call, torch.cat([sample] * halves) * step.input_scale, conditions)
         for call, (sample, step) in enumerate(zip(samples, schedule.steps, strict=True))
     ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import File, make_mask
+from onnx_denoiser import File, make_mask
 
 from dipgo_compile import bench
 from dipgo_compile.bench import BenchOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import File, make_mask
+from onnx_denoiser import File, make_mask
 
 from dipgo_compile.build import build
 from dipgo_compile.compare import compare
@@ -14,7 +14,7 @@ from dipgo_compile.errors import GraphError
 from dipgo_compile.models.onnx_file import OnnxModel, open_onnx
 from dipgo_compile.models.reading import Reading
 
-ROUNDING = 1e-4  # as in test_parity.py
+ROUNDING = 1e-4  # as in test_onnx_parity.py
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import File, make_mask
 from diffusers import EulerDiscreteScheduler
 from onnx import TensorProto, helper
+from onnx_denoiser import File, make_mask
 from small import value, write, write_sum
 
 from dipgo_compile.build import BuildOptions, build, check, guidance_of

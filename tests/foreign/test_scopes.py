@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import File
 from onnx import helper
+from onnx_denoiser import File
 from small import value, write
 
 from dipgo_compile.errors import GraphError, MaskError

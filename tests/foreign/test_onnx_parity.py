@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import File, make_mask
 from dipgo_trainer.supernet import SuperNet
+from onnx_denoiser import File, make_mask
 from stranger import FREE, Stranger, arguments, export_torchscript
 
 from dipgo_compile.build import BuildOptions, build, check, compile_plan, write
