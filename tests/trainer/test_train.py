@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,15 @@ class PressCtrlC:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, even where the tests were started in the background: there it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_checkpoint_and_resuming_changes_nothing(task: Task, tmp_path: Path) -> None:
     whole = train(task, CONFIG, RunFiles.beside(tmp_path / "whole.json"))
     files = RunFiles.beside(tmp_path / "stopped.json")
@@ -112,6 +122,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resuming_changes_nothing(task: Task, tmp
     assert log == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_checkpoint_of_another_run_is_refused(task: Task, tmp_path: Path) -> None:
     files = RunFiles.beside(tmp_path / "mask.json")
     with pytest.raises(InputError, match="no checkpoint"):
