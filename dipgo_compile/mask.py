@@ -21,6 +21,7 @@ from dipgo_compile.errors import MaskError
 
 if TYPE_CHECKING:
     from dipgo_compile.macs import Macs
+    from dipgo_compile.models import Denoiser
 
 FORMAT = "dipgo.mask"
 VERSION = 1
@@ -230,7 +231,7 @@ class Mask:
         """This mask after the gate cascade: see ``legalize``."""
         return replace(self, keep=legalize(self.keep, self.blocks, consumers))
 
-    def check_against(self, model: checks.MaskedModel, scopes: Sequence[str]) -> None:
+    def check_against(self, model: Denoiser, scopes: Sequence[str]) -> None:
         """Refuse a mask that was made for another model. ``scopes``: the denoiser's, in execution order.
 
         A mask lists all blocks of a granularity, or all scopes that the regular expression in its

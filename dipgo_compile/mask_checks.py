@@ -5,30 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dipgo_compile.errors import MaskError
 
 if TYPE_CHECKING:
     from dipgo_compile.mask import Keep, ModelRef
-    from dipgo_compile.models import Family
-
-
-class MaskedModel(Protocol):
-    """What ``check_against`` asks of a model (``dipgo_compile.models.source.Model`` is one)."""
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def class_name(self) -> str: ...
-    @property
-    def config_sha256(self) -> str: ...
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def family(self) -> Family: ...
+    from dipgo_compile.models import Denoiser
 
 
 def schema_text(name: str) -> str:
@@ -95,7 +80,7 @@ def check_keep(keep: Keep, blocks: tuple[str, ...], calls: int) -> None:
         )
 
 
-def check_model(made_for: ModelRef, model: MaskedModel) -> None:
+def check_model(made_for: ModelRef, model: Denoiser) -> None:
     """Refuse a mask for another architecture."""
     if made_for.class_name != model.class_name:
         raise MaskError(
@@ -131,7 +116,7 @@ def check_scopes(blocks: tuple[str, ...], scopes: Sequence[str]) -> None:
 
 
 def check_complete(
-    blocks: tuple[str, ...], pattern: str | None, model: MaskedModel, scopes: Sequence[str]
+    blocks: tuple[str, ...], pattern: str | None, model: Denoiser, scopes: Sequence[str]
 ) -> None:
     """Refuse a mask that lists some but not all blocks of a granularity, or of the pattern they match."""
     from dipgo_compile.models.base import GRANULARITIES

@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from dipgo_compile.errors import ScheduleError
 from dipgo_compile.mask import SchedulerRef
+from dipgo_compile.models import Denoiser
 from dipgo_compile.schedule import NONLINEAR_OPTIONS, probe
 
 PNDM, DPM = "PNDMScheduler", "DPMSolverMultistepScheduler"
@@ -44,16 +44,7 @@ KARRAS = "-karras"
 NAMES_HELP = f"{', '.join(SCHEDULER_ALIASES)}, NAME{KARRAS} for Karras' noise levels, or a diffusers class."
 
 
-class ScheduledModel(Protocol):
-    """What is asked of a model (``dipgo_compile.models.source.Model`` is one)."""
-
-    @property
-    def scheduler_class(self) -> str: ...
-    @property
-    def scheduler_config(self) -> Mapping[str, Any]: ...
-
-
-def resolve_scheduler(name: str | None, model: ScheduledModel) -> tuple[str, dict[str, Any]]:
+def resolve_scheduler(name: str | None, model: Denoiser) -> tuple[str, dict[str, Any]]:
     """A scheduler's class name and its whole configuration, without diffusers' private keys.
 
     ``name``: a short name, with ``-karras`` for Karras' noise levels, a diffusers class name, or None for the
@@ -91,7 +82,7 @@ def resolve_scheduler(name: str | None, model: ScheduledModel) -> tuple[str, dic
     }
 
 
-def scheduler_ref(name: str | None, model: ScheduledModel, num_inference_steps: int) -> SchedulerRef:
+def scheduler_ref(name: str | None, model: Denoiser, num_inference_steps: int) -> SchedulerRef:
     """The schedule as a mask records it. Raises ScheduleError, also for a scheduler that isn't linear."""
     class_name, config = resolve_scheduler(name, model)
     schedule = probe(class_name, config, num_inference_steps)
