@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dipgo_compile import heuristics
 from dipgo_compile.mask import Keep, Mask, ModelRef
+from dipgo_compile.masks import heuristics
 from dipgo_compile.models.source import Model
 from dipgo_compile.schedulers import scheduler_ref
 

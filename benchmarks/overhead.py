@@ -25,12 +25,12 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.scenarios import OverheadScenario
-from dipgo_compile import machine
 from dipgo_compile.bench import Progress
 from dipgo_compile.build import build
 from dipgo_compile.errors import BackendError
-from dipgo_compile.example import example_inputs
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure import machine
+from dipgo_compile.measure.example import example_inputs
 from dipgo_compile.plan import Plan
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
 

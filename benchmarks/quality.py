@@ -20,11 +20,11 @@ import torch
 from benchmarks import results
 from benchmarks.peers import Peer, Peers
 from benchmarks.scenarios import QualityScenario
-from dipgo_compile import machine
 from dipgo_compile.build import BuildOptions, build
-from dipgo_compile.conditions import encode
+from dipgo_compile.drawing.conditions import encode
 from dipgo_compile.errors import InputError
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure import machine
 from dipgo_compile.models.source import load, load_pipeline
 from dipgo_compile.plan import Plan
 from dipgo_compile.runtime import Runtime

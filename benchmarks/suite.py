@@ -25,15 +25,15 @@ from typing import Any, cast
 from benchmarks import mask_rules, results
 from benchmarks.rows import MODULES
 from benchmarks.scenarios import Case, Subject, SuiteScenario, Turn
-from dipgo_compile import machine
 from dipgo_compile.bench import SETTLE_SECONDS
-from dipgo_compile.bench_worker import Worker
 from dipgo_compile.build import BuildOptions, Exported, build
 from dipgo_compile.bundle import CACHE, open_bundle
 from dipgo_compile.errors import BackendError, DipgoError, InputError
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure import machine
+from dipgo_compile.measure.rows import Job
+from dipgo_compile.measure.worker import Worker
 from dipgo_compile.models.source import load
-from dipgo_compile.rows import Job
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
 
 UNIFORM = ("dense", "torch", "torch-compile")  # rows whose calls all cost the same, whatever the mask
@@ -309,7 +309,7 @@ def _build(
 
 
 def _prepare(bundle: Path, source: str, workspace: Path) -> None:
-    from dipgo_compile.rows import prepare
+    from dipgo_compile.measure.rows import prepare
 
     opened = open_bundle(bundle, verify=False)
     prepare.store_inputs(opened, workspace)

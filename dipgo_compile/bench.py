@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dipgo_compile import machine
-from dipgo_compile.bench_worker import Worker
 from dipgo_compile.bundle import MASK, Bundle, open_bundle
 from dipgo_compile.errors import InputError
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure import machine
+from dipgo_compile.measure.rows import ROWS, Job
+from dipgo_compile.measure.worker import Worker
 from dipgo_compile.models.reading import ONNX_CLASS
-from dipgo_compile.rows import ROWS, Job
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
 
 SETTLE_SECONDS = 0.05  # the threads of a row that has just worked may spin for some milliseconds
@@ -123,7 +123,7 @@ def bench(
 
     Raises BundleError, ModelError, and BackendError for a row whose process fails.
     """
-    from dipgo_compile.rows import prepare  # with the exporter, which takes seconds to import
+    from dipgo_compile.measure.rows import prepare  # with the exporter, which takes seconds to import
 
     options = options or BenchOptions()
     bundle = open_bundle(path)

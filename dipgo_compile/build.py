@@ -11,10 +11,16 @@ import onnx_ir as ir
 
 from dipgo_compile.backends.registry import check_target, make_backend
 from dipgo_compile.bundle import open_bundle, write_bundle
-from dipgo_compile.conditions import GUIDANCE_EMBEDDING
-from dipgo_compile.engines import engine_files, weight_bytes, write_engines
+from dipgo_compile.drawing.conditions import GUIDANCE_EMBEDDING
+from dipgo_compile.drawing.surroundings import (
+    Surroundings,
+    export_surroundings,
+    load_surroundings,
+    model_index,
+)
 from dipgo_compile.errors import BackendError, InputError, MaskError
 from dipgo_compile.generate import trained_guidance_scale
+from dipgo_compile.graphs.engines import engine_files, weight_bytes, write_engines
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Denoiser, Geometry
 from dipgo_compile.models.opening import open_masked
@@ -30,7 +36,6 @@ from dipgo_compile.plan import Interface, Plan, Target
 from dipgo_compile.program import PROLOGUE, BlockGraph, Program
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedule import Schedule, probe
-from dipgo_compile.surroundings import Surroundings, export_surroundings, load_surroundings, model_index
 from dipgo_compile.verifier import verify_memory
 
 Progress = Callable[[str], None]
@@ -49,7 +54,7 @@ class BuildOptions:
     passes and rewrites to leave out, for bisecting a wrong result. ``provider``, ``precision`` and
     ``backend`` make the target: see ``backends/registry.py``, whose BackendError refuses what no backend
     offers. With ``pipeline`` the bundle gets the text encoder, the tokenizer and the image decoder too
-    (``surroundings.py``).
+    (``drawing/surroundings.py``).
     """
 
     images: int = 1

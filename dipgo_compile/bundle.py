@@ -20,10 +20,17 @@ from pathlib import Path
 import numpy as np
 
 from dipgo_compile.errors import BundleError, CompileError
-from dipgo_compile.integrity import STAMPS, check_files, record, remember
-from dipgo_compile.onnx_locations import external_locations
+from dipgo_compile.formats.integrity import STAMPS, check_files, record, remember
+from dipgo_compile.formats.plan_json import (
+    Bytes,
+    constant_offsets,
+    dump_plan,
+    load_plan,
+    parse_document,
+    read_files,
+)
+from dipgo_compile.graphs.locations import external_locations
 from dipgo_compile.plan import Plan
-from dipgo_compile.plan_json import Bytes, constant_offsets, dump_plan, load_plan, parse_document, read_files
 from dipgo_compile.verifier import verify_interface, verify_memory, verify_program
 
 PLAN, CONSTANTS, WEIGHTS, MASK = "plan.json", "constants.bin", "weights.bin", "mask.json"

@@ -1,6 +1,6 @@
 """A compiled plan against the PyTorch SuperNet, which is the definition of correct.
 
-Of an ONNX file there is no SuperNet; ``onnx_reference.py`` takes its place, which runs the file itself.
+Of an ONNX file there is no SuperNet; ``graphs/reference.py`` takes its place, which runs the file itself.
 
 Two comparisons. *Hosted*: the reference drives the loop, and at every denoiser call the plan is asked for its
 noise prediction on exactly the same sample, so the first call that disagrees is the one at fault. *Whole*:
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from dipgo_compile.bundle import MASK
-from dipgo_compile.comparison import (
+from dipgo_compile.mask import Mask
+from dipgo_compile.measure.comparison import (
     CallDifference,
     Comparison,
     Tolerance,
@@ -27,8 +28,7 @@ from dipgo_compile.comparison import (
     max_abs_diff,
     relative_l2,
 )
-from dipgo_compile.example import Example, example_inputs
-from dipgo_compile.mask import Mask
+from dipgo_compile.measure.example import Example, example_inputs
 from dipgo_compile.models import Denoiser
 from dipgo_compile.models.opening import open_built
 from dipgo_compile.noise_level import schedule_of
@@ -136,7 +136,7 @@ def _oracle(model: Denoiser, mask: Mask, threads: int | None) -> Iterator[Predic
     from dipgo_compile.models.source import Model
 
     if isinstance(model, OnnxModel):
-        from dipgo_compile.onnx_reference import OnnxReference
+        from dipgo_compile.graphs.reference import OnnxReference
 
         with OnnxReference(model, mask, threads) as reference:
             yield reference
@@ -163,8 +163,8 @@ def _all_draws(schedule: Schedule, plan: Plan, inputs: Example) -> list[torch.Te
 
 def _encode(plan: Plan, model: Denoiser, prompt: str, guidance_scale: float) -> dict[str, Array]:
     """The prompt (or the class) for every image of the batch."""
-    from dipgo_compile.conditions import encode
-    from dipgo_compile.drawing import images_together
+    from dipgo_compile.drawing.conditions import encode
+    from dipgo_compile.drawing.draw import images_together
     from dipgo_compile.models.source import load_pipeline
 
     prompts = [prompt] * images_together(plan)

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from dipgo_compile.backends.base import EngineSession
 from dipgo_compile.errors import BundleError, InputError
+from dipgo_compile.formats.plan_json import ALIGNMENT
 from dipgo_compile.host_calls import HostCalls, Step
 from dipgo_compile.plan import Plan
-from dipgo_compile.plan_json import ALIGNMENT
 from dipgo_compile.program import PROLOGUE, Array, Coefficient, Combine, Run, TensorSpec, Term
 
 Coefficients = list[float]

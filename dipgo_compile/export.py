@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from dipgo_compile.errors import ModelError
+from dipgo_compile.graphs.repair import repair
 from dipgo_compile.models import Geometry
 from dipgo_compile.models.source import Model, example_inputs
-from dipgo_compile.repair import repair
 
 OPSET = 23
 OUTPUT = "noise_pred"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dipgo_compile.conditions import encode, reads_guidance
-from dipgo_compile.drawing import Drawn, Job, check_image, draw, images_together
+from dipgo_compile.drawing.conditions import encode, reads_guidance
+from dipgo_compile.drawing.draw import Drawn, Job, check_image, draw, images_together
 from dipgo_compile.errors import ModelError
 from dipgo_compile.mask import Mask
 from dipgo_compile.plan import Plan

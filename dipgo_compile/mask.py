@@ -2,7 +2,7 @@
 
 The file format is ``schema/mask.schema.json``. A mask also names the model and the scheduler it was made for,
 so a mask file is all a build needs, and a mask for another model is refused instead of silently giving noise.
-What is refused, and in which words, is in ``mask_checks.py``.
+What is refused, and in which words, is in ``masks/checks.py``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from itertools import compress, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
-from dipgo_compile import mask_checks as checks
 from dipgo_compile.errors import MaskError
+from dipgo_compile.masks import checks
 
 if TYPE_CHECKING:
-    from dipgo_compile.macs import Macs
+    from dipgo_compile.macs.counts import Macs
     from dipgo_compile.models import Denoiser
 
 FORMAT = "dipgo.mask"

@@ -1,6 +1,6 @@
 """The plan: a compiled denoising loop with everything a runtime must know to follow it.
 
-``plan_json.py`` holds its file format, ``bundle.py`` the directory it is stored in.
+``formats/plan_json.py`` holds its file format, ``bundle.py`` the directory it is stored in.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from dipgo_compile.bundle import WEIGHTS
-from dipgo_compile.pipeline_json import dump_pipeline
+from dipgo_compile.formats.pipeline_json import dump_pipeline
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import PROLOGUE, Combine, Run
 
 if TYPE_CHECKING:
-    from dipgo_compile.profile import EngineTime
+    from dipgo_compile.measure.profile import EngineTime
 
 LABEL = 12  # characters
 LARGEST = 10  # tensors shown

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from dipgo_compile.backends.base import Backend, LoadOptions
 from dipgo_compile.backends.registry import make_backend
 from dipgo_compile.bundle import Bundle, open_bundle
-from dipgo_compile.bundle_pipeline import BundlePipeline
-from dipgo_compile.drawing import Job, draw
+from dipgo_compile.drawing.bundled import BundlePipeline
+from dipgo_compile.drawing.draw import Job, draw
+from dipgo_compile.drawing.noise import SEEDS, Noise, image_noise
 from dipgo_compile.errors import InputError
 from dipgo_compile.executor import Session
-from dipgo_compile.noise import SEEDS, Noise, image_noise
 from dipgo_compile.plan import Plan, Target
 from dipgo_compile.program import Array
 
@@ -97,10 +97,10 @@ class Runtime:
 
         ``latents`` is the initial noise, of unit variance; ``draws`` the noise a stochastic scheduler adds.
         What is not given is drawn from ``seed`` (None: anew each time), for image ``i`` from ``seed + i``, as
-        a diffusers pipeline draws it (``noise.py``). ``image_latents`` is what an image-to-image bundle
-        begins with: the image encoder's latents, scaled as the final ones are. ``guidance_scale`` is 7.5
-        unless given; ``conditions`` are the denoiser's own keywords, such as ``encoder_hidden_states``, in
-        the order ``plan.interface.guidance`` says. ``callback`` gets the index of every denoiser call that
+        a diffusers pipeline draws it (``drawing/noise.py``). ``image_latents`` is what an image-to-image
+        bundle begins with: the image encoder's latents, scaled as the final ones are. ``guidance_scale`` is
+        7.5 unless given; ``conditions`` are the denoiser's own keywords, such as ``encoder_hidden_states``,
+        in the order ``plan.interface.guidance`` says. ``callback`` gets the index of every denoiser call that
         computes anything; an exception from it ends the image. Raises InputError for wrong names, shapes and
         dtypes.
         """

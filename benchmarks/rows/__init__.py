@@ -1,7 +1,7 @@
-"""Rows that only benchmarks have, beside those of ``dipgo_compile.rows``: other people's ways to be fast."""
+"""Rows that only benchmarks have, beside ``dipgo_compile.measure.rows``: other people's ways to be fast."""
 
 MODULES = {
     "torch-compile": "benchmarks.rows.torch_compile",
     "deepcache": "benchmarks.rows.deepcache",
 }
-"""Rows of other names are modules of ``dipgo_compile.rows``."""
+"""Rows of other names are modules of ``dipgo_compile.measure.rows``."""

@@ -14,9 +14,9 @@ from DeepCache import DeepCacheSDHelper
 from dipgo_trainer.chain import Predict
 
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.rows import Image, Job
+from dipgo_compile.measure.rows.torch import chain
 from dipgo_compile.models.source import Model
-from dipgo_compile.rows import Image, Job
-from dipgo_compile.rows.torch import chain
 
 
 def load(job: Job) -> Image:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import torch
 
-from dipgo_compile.rows import Image, Job
-from dipgo_compile.rows.torch import chain, predictor
+from dipgo_compile.measure.rows import Image, Job
+from dipgo_compile.measure.rows.torch import chain, predictor
 
 
 def load(job: Job) -> Image:

@@ -31,7 +31,7 @@ import onnxruntime as ort
 
 from dipgo_compile.bundle import CACHE, WEIGHTS, Bundle, check_locations
 from dipgo_compile.errors import BackendError, BundleError
-from dipgo_compile.integrity import STAMPS, check_files, record, remember
+from dipgo_compile.formats.integrity import STAMPS, check_files, record, remember
 from dipgo_compile.plan import FileRecord
 from dipgo_compile.program import Engine
 

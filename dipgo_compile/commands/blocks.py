@@ -13,8 +13,8 @@ from dipgo_compile.commands.onnx_options import announce, onnx_options, size_opt
 from dipgo_compile.commands.result import Result, json_option
 
 if TYPE_CHECKING:
+    from dipgo_compile.graphs.candidates import Candidate
     from dipgo_compile.models import Denoiser
-    from dipgo_compile.scopes import Candidate
 
 ALL = "module"
 
@@ -44,9 +44,9 @@ def blocks(model: str, granularity: str, regex: str | None, result: Result, **op
     dipgo-compile blocks models/tiny-sd --granularity layer
     dipgo-compile blocks denoiser.onnx --regex 'layers\\.\\d+\\.(attn|mlp)'
     """
-    from dipgo_compile.mask_checks import matching_scopes
+    from dipgo_compile.graphs.candidates import candidates, pattern_of
+    from dipgo_compile.masks.checks import matching_scopes
     from dipgo_compile.models.opening import open_model
-    from dipgo_compile.scopes import candidates, pattern_of
 
     opened = open_model(model, reading=take_reading(options))
     announce(opened)

@@ -178,7 +178,7 @@ def _open_onnx(
     mask: Mask, onnx: str | None, model: str | None, reading: Reading, pattern: str | None
 ) -> tuple[Mask, Denoiser]:
     """The file, and the mask, which with ``--onnx`` becomes one for this file."""
-    from dipgo_compile.adopt import adopt, unproven, with_guidance_of
+    from dipgo_compile.masks.adopt import adopt, unproven, with_guidance_of
     from dipgo_compile.models.onnx_file import open_onnx
 
     reading = with_guidance_of(mask, reading).over(Reading.from_json(mask.model.onnx))

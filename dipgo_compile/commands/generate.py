@@ -17,7 +17,7 @@ from dipgo_compile.progress import Steps
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dipgo_compile.drawing import Drawn, Ends, Job
+    from dipgo_compile.drawing.draw import Drawn, Ends, Job
     from dipgo_compile.runtime import Runtime
 
 
@@ -89,7 +89,7 @@ def generate(
     dipgo-compile generate mask.dipgo --prompt "a dress" --prompt "a bag" --count 4
     dipgo-compile generate from-step-20.dipgo --image sketch.png --prompt "a boot" -o boot.png
     """
-    from dipgo_compile.drawing import Job, check_image
+    from dipgo_compile.drawing.draw import Job, check_image
     from dipgo_compile.runtime import Runtime
 
     check_output(output)
@@ -120,7 +120,7 @@ def generate(
 
 def check_output(output: Path) -> None:
     """Refuse a place that can't take a picture, before minutes are spent on it. Raises InputError."""
-    from dipgo_compile.drawing import PNG
+    from dipgo_compile.drawing.draw import PNG
 
     if output.suffix.lower() != PNG and output.suffix.lower() not in _formats():
         raise InputError(
@@ -168,7 +168,7 @@ def _ends(
     if parts is not None and model is None and image is None:
         return runtime.pipeline, parts.guidance_scale if guided and guidance_scale is None else guidance_scale
     steps("load the pipeline")
-    from dipgo_compile.conditions import reads_guidance
+    from dipgo_compile.drawing.conditions import reads_guidance
     from dipgo_compile.generate import DiffusersEnds, trained_guidance_scale
     from dipgo_compile.mask import Mask
     from dipgo_compile.models.source import load_pipeline
@@ -182,7 +182,7 @@ def _ends(
 
 def _draw(runtime: Runtime, ends: Ends, jobs: Sequence[Job], **options: Any) -> Iterator[Drawn]:
     """The pictures, with a progress bar over the denoiser calls that compute anything."""
-    from dipgo_compile.drawing import draw, images_together
+    from dipgo_compile.drawing.draw import draw, images_together
     from dipgo_compile.live import counter
 
     batches = -(-len(jobs) // images_together(runtime.plan))

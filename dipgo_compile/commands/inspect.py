@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from dipgo_compile.profile import EngineTime
+    from dipgo_compile.measure.profile import EngineTime
 
 
 @click.command()
@@ -48,7 +48,7 @@ def inspect(bundle: Path, show_program: bool, as_json: bool, measure: bool, thre
 
 
 def _measure(bundle: Path, threads: int | None) -> tuple[EngineTime, ...]:
-    from dipgo_compile.profile import profile
+    from dipgo_compile.measure.profile import profile
     from dipgo_compile.runtime import Runtime
 
     with Runtime.load(bundle, threads=threads, verify=False) as runtime:

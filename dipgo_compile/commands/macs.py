@@ -76,7 +76,7 @@ def macs(
     dipgo-compile macs random:dit-xl-2 --granularity layer --attention --json macs.json
     dipgo-compile macs --mask mask.json
     """
-    from dipgo_compile.image_macs import Count, count_image
+    from dipgo_compile.macs.image import Count, count_image
     from dipgo_compile.mask import Mask
     from dipgo_compile.models.source import load
 

@@ -11,7 +11,7 @@ import click
 from dipgo_compile.commands.mask_make import make, report, schedule_options
 
 if TYPE_CHECKING:
-    from dipgo_compile.macs import Macs
+    from dipgo_compile.macs.counts import Macs
     from dipgo_compile.mask import Mask
 
 
@@ -45,7 +45,7 @@ def import_(gates: Path, model: str, scheduler: str | None, steps: int, output: 
     \b
     dipgo-compile mask import sd15_gates_0.8.pkl --model random:sd15 --scheduler ddim --steps 50 -o mask.json
     """
-    from dipgo_compile.gates import import_gates
+    from dipgo_compile.masks.gates import import_gates
     from dipgo_compile.models.source import load
     from dipgo_compile.schedulers import scheduler_ref
 
@@ -68,8 +68,8 @@ def show(file: Path, as_json: bool, png: Path | None, scores: bool) -> None:
     dipgo-compile mask show mask.json --png mask.png
     dipgo-compile mask show mask.json --json
     """
-    from dipgo_compile.heatmap import draw_heatmap, grid_text
     from dipgo_compile.mask import Mask
+    from dipgo_compile.masks.heatmap import draw_heatmap, grid_text
 
     shown = Mask.load(file)
     macs = _macs(shown)

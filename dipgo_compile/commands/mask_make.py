@@ -101,7 +101,7 @@ def all_(**options: Any) -> None:
     \b
     dipgo-compile mask make all models/tiny-sd --scheduler ddim --steps 50 -o dense.json
     """
-    from dipgo_compile.heuristics import every
+    from dipgo_compile.masks.heuristics import every
 
     _make(lambda model, blocks, calls: every(calls, len(blocks), 1), {"method": "all"}, **options)
 
@@ -120,7 +120,7 @@ def random_(ratio: float, seed: int, **options: Any) -> None:
     """
 
     def rule(model: Denoiser, blocks: tuple[str, ...], calls: int) -> Keep:
-        from dipgo_compile.heuristics import random_keep
+        from dipgo_compile.masks.heuristics import random_keep
 
         macs = model.macs(model.geometry(), blocks, options["reuse"])
         consumers = _consumers(model, blocks, options["reuse"])
@@ -147,7 +147,7 @@ def skip_calls(interval: int | None, count: int | None, **options: Any) -> None:
         raise click.UsageError("give --every K or --keep-calls N")
 
     def rule(model: Denoiser, blocks: tuple[str, ...], calls: int) -> Keep:
-        from dipgo_compile.heuristics import evenly_spaced, every
+        from dipgo_compile.masks.heuristics import evenly_spaced, every
 
         if interval is not None:
             return every(calls, len(blocks), interval)
@@ -182,8 +182,8 @@ def deepcache(interval: int, branch: int, **options: Any) -> None:
     """
 
     def rule(model: Denoiser, blocks: tuple[str, ...], calls: int) -> Keep:
-        from dipgo_compile.heuristics import deepcache
         from dipgo_compile.mask import legalize
+        from dipgo_compile.masks.heuristics import deepcache
 
         keep = deepcache(calls, len(blocks), interval, branch)
         return legalize(keep, blocks, _consumers(model, blocks, options["reuse"]))
@@ -210,7 +210,7 @@ def fixed_interval(interval: int, **options: Any) -> None:
     \b
     dipgo-compile mask make fixed-interval facebook/DiT-XL-2-256 --every 3 -o every3.json
     """
-    from dipgo_compile.heuristics import every
+    from dipgo_compile.masks.heuristics import every
 
     provenance = {"method": "fixed-interval", "every": interval}
     _make(lambda model, blocks, calls: every(calls, len(blocks), interval), provenance, **options)
@@ -240,8 +240,8 @@ def l2c_style(interval: int, **options: Any) -> None:
     """
 
     def rule(model: Denoiser, blocks: tuple[str, ...], calls: int) -> Keep:
-        from dipgo_compile.heuristics import alternate
         from dipgo_compile.mask import legalize
+        from dipgo_compile.masks.heuristics import alternate
 
         keep = alternate(calls, len(blocks), interval)
         return legalize(keep, blocks, _consumers(model, blocks, options["reuse"]))
@@ -272,12 +272,12 @@ def _make(
     scheduler_config: Path | None,
     **onnx: Any,
 ) -> None:
+    from dipgo_compile.graphs.candidates import pattern_of
     from dipgo_compile.mask import Mask
-    from dipgo_compile.mask_checks import matching_scopes
+    from dipgo_compile.masks.checks import matching_scopes
     from dipgo_compile.models.opening import open_model
     from dipgo_compile.models.reading import ONNX_CLASS
     from dipgo_compile.schedulers import scheduler_ref
-    from dipgo_compile.scopes import pattern_of
 
     loaded = open_model(model, reading=take_reading(onnx), scheduler_config=scheduler_config, weights=weights)
     announce(loaded)

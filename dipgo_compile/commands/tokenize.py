@@ -31,8 +31,8 @@ def tokenize(bundle: Path, prompts: tuple[str, ...], negative_prompt: str, as_js
     dipgo-compile tokenize mask.dipgo --prompt "a photo of a dress"
     """
     from dipgo_compile.bundle import open_bundle
-    from dipgo_compile.drawing import images_together
-    from dipgo_compile.tokens import PromptTokenizer, halves
+    from dipgo_compile.drawing.draw import images_together
+    from dipgo_compile.drawing.tokens import PromptTokenizer, halves
 
     opened = open_bundle(bundle, verify=False)  # sizes and the plan are checked, the weights needn't be read
     images = images_together(opened.plan)

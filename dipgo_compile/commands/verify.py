@@ -10,7 +10,7 @@ import click
 from dipgo_compile.commands.result import Result, json_option
 
 if TYPE_CHECKING:
-    from dipgo_compile.comparison import Comparison
+    from dipgo_compile.measure.comparison import Comparison
 
 
 @click.command()
@@ -53,8 +53,8 @@ def verify(
     """
     from dipgo_compile.bundle import open_bundle
     from dipgo_compile.compare import compare
-    from dipgo_compile.comparison import Tolerance, default_tolerance
     from dipgo_compile.live import counter
+    from dipgo_compile.measure.comparison import Tolerance, default_tolerance
 
     accepted = None
     if tolerance is not None or latents_tolerance is not None:

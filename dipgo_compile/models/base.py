@@ -17,7 +17,7 @@ from dipgo_compile.program import TensorSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from dipgo_compile.macs import Macs
+    from dipgo_compile.macs.counts import Macs
     from dipgo_compile.mask import ModelRef, Reuse
 
 Config = Mapping[str, Any]

@@ -16,17 +16,17 @@ from typing import Any
 import onnx_ir as ir
 
 from dipgo_compile.errors import GraphError, InputError, MaskError, ModelError
-from dipgo_compile.graph_macs import count_graph_macs, idle_call_computes
-from dipgo_compile.macs import Macs
+from dipgo_compile.graphs.candidates import suggest
+from dipgo_compile.graphs.foreign import keep_output, read, specialise, structure_sha256
+from dipgo_compile.graphs.scopes import cut, known_scopes
+from dipgo_compile.macs.counts import Macs
+from dipgo_compile.macs.graph import count_graph_macs, idle_call_computes
 from dipgo_compile.mask import ModelRef, Reuse
 from dipgo_compile.models.base import GRANULARITIES, Geometry, InputSpec
 from dipgo_compile.models.onnx_dims import input_shapes, meanings, unknown_sizes
 from dipgo_compile.models.onnx_roles import Roles, describe, find_roles
 from dipgo_compile.models.reading import GUIDANCE_ORDERS, ONNX_CLASS, OnnxFamily, Reading
-from dipgo_compile.onnx_graph import keep_output, read, specialise, structure_sha256
-from dipgo_compile.onnx_scopes import cut, known_scopes
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.scopes import suggest
 
 SCHEDULER = Path("scheduler") / "scheduler_config.json"  # where exported pipelines keep it
 TAKEN = frozenset({*inspect.signature(Runtime.denoise).parameters, "noise", "draw"})

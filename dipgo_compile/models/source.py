@@ -29,7 +29,7 @@ from dipgo_compile.models.reading import is_onnx, not_pytorch
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from dipgo_compile.macs import Macs
+    from dipgo_compile.macs.counts import Macs
 
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call the denoiser
 
@@ -114,13 +114,13 @@ class Model:
 
     def macs(self, geometry: Geometry, scopes: Iterable[str], reuse: Reuse = "output") -> Macs:
         """See ``count_macs``."""
-        from dipgo_compile.macs import count_macs
+        from dipgo_compile.macs.counts import count_macs
 
         return count_macs(self, geometry, scopes, reuse)
 
     def check_residuals(self, blocks: Sequence[str]) -> None:
         """See ``reuse.check_residuals``."""
-        from dipgo_compile.reuse import check_residuals
+        from dipgo_compile.masks.reuse import check_residuals
 
         check_residuals(self, blocks)
 

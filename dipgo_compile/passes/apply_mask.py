@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dipgo_compile.mask import Mask
-from dipgo_compile.mask_checks import no_residual
+from dipgo_compile.masks.checks import no_residual
 from dipgo_compile.passes.base import Pass, PassResult, rename
 from dipgo_compile.program import Block, BlockGraph, Coefficient, Combine, Instruction, Program, Run, Term
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from dipgo_compile.graphs.subgraph import boundary, evaluate
 from dipgo_compile.passes.base import Pass, PassResult
 from dipgo_compile.program import Array, BlockGraph, Engine, Instruction, Program, Run, TensorSpec
-from dipgo_compile.subgraph import boundary, evaluate
 
 
 class FoldTimestep(Pass):

@@ -27,9 +27,9 @@ from itertools import groupby
 import onnx_ir as ir
 
 from dipgo_compile.errors import InputError
+from dipgo_compile.graphs.subgraph import boundary
 from dipgo_compile.passes.base import Pass, PassResult
 from dipgo_compile.program import PROLOGUE, Engine, Instruction, Program, Run, reads
-from dipgo_compile.subgraph import boundary
 
 STRATEGIES = ("auto", "patterns", "atoms", "none")
 MAX_ENGINES = 8

@@ -24,11 +24,11 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from dipgo_compile.graphs.subgraph import boundary
 from dipgo_compile.partition import tensor_spec
 from dipgo_compile.passes.base import Pass, PassResult
 from dipgo_compile.passes.fold_timestep import is_large_broadcast
 from dipgo_compile.program import PROLOGUE, BlockGraph, Engine, Instruction, Program, Run, TensorSpec
-from dipgo_compile.subgraph import boundary
 
 ENGINE = "prologue"
 WORK = frozenset(

@@ -2,7 +2,7 @@
 //
 // Hashing gigabytes takes seconds, so a file that was once found right is hashed again only when its size, its inode
 // or one of its times has changed. That is written down beside the files, in the same form as
-// dipgo_compile/integrity.py does; where nothing can be written, every check hashes.
+// dipgo_compile/formats/integrity.py does; where nothing can be written, every check hashes.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Reading untrusted JSON: every access checks the type and names the path of what is wrong, as
-// dipgo_compile/fields.py does.
+// dipgo_compile/formats/fields.py does.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ using Json = nlohmann::json;
 inline constexpr std::uint64_t MAX_INT = std::uint64_t{1} << 48;  // 256 TiB: larger sizes are damage
 inline constexpr std::size_t MAX_DEPTH = 64;                      // of nested arrays and objects
 
-// Text to JSON, by the rules of dipgo_compile/strict_json.py: no name twice in an object, no number beyond a double, no
+// Text to JSON, by the rules of dipgo_compile/formats/strict_json.py: no name twice in an object, no number beyond a double, no
 // integer beyond 64 bits, no half of a surrogate pair, no byte order mark, not too deep. Throws Error (bundle).
 Json parse_json(std::string_view text, const std::string& where);
 

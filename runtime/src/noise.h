@@ -1,4 +1,4 @@
-// The unit noise that torch draws from a seed on a CPU, to within two float32 roundings. dipgo_compile/noise.py gives
+// The unit noise that torch draws from a seed on a CPU, to within two float32 roundings. dipgo_compile/drawing/noise.py gives
 // the same numbers bit for bit.
 #pragma once
 

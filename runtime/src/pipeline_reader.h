@@ -1,4 +1,4 @@
-// The field `pipeline` of plan.json, by the rules of dipgo_compile/pipeline_json.py.
+// The field `pipeline` of plan.json, by the rules of dipgo_compile/formats/pipeline_json.py.
 #pragma once
 
 #include "json_field.h"

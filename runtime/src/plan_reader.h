@@ -1,4 +1,4 @@
-// plan.json to a Plan. Everything read is checked before use, in the way dipgo_compile/plan_json.py does.
+// plan.json to a Plan. Everything read is checked before use, in the way dipgo_compile/formats/plan_json.py does.
 #pragma once
 
 #include <string>

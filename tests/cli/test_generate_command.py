@@ -13,7 +13,7 @@ from cli_support import STEPS, Invoke
 from click.testing import Result
 from PIL import Image
 
-from dipgo_compile.conditions import encode
+from dipgo_compile.drawing.conditions import encode
 from dipgo_compile.errors import InputError, ModelError
 from dipgo_compile.generate import Job, generate, trained_guidance_scale
 from dipgo_compile.mask import Mask

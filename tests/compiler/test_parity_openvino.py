@@ -6,7 +6,7 @@ import pytest
 from reference import assert_parity, make_mask, options
 from test_parity import random_rows
 
-from dipgo_compile.comparison import TOLERANCES
+from dipgo_compile.measure.comparison import TOLERANCES
 from dipgo_compile.passes.fuse import STRATEGIES
 
 ov = pytest.importorskip("openvino")

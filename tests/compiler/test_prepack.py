@@ -18,7 +18,7 @@ from dipgo_compile.backends.prepack import EngineCache
 from dipgo_compile.build import build
 from dipgo_compile.bundle import CACHE, WEIGHTS, Bundle, open_bundle
 from dipgo_compile.errors import InputError
-from dipgo_compile.example import example_inputs
+from dipgo_compile.measure.example import example_inputs
 from dipgo_compile.program import Array
 from dipgo_compile.runtime import Runtime
 

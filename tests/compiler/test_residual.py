@@ -30,6 +30,7 @@ from dipgo_compile.build import Exported, check, compile_plan
 from dipgo_compile.errors import MaskError
 from dipgo_compile.executor import Session
 from dipgo_compile.export import export
+from dipgo_compile.graphs.subgraph import evaluate
 from dipgo_compile.mask import Mask, legalize
 from dipgo_compile.models import family_of
 from dipgo_compile.models.base import GRANULARITIES
@@ -45,7 +46,6 @@ from dipgo_compile.plan import Interface, Plan, Target
 from dipgo_compile.program import PROLOGUE, Combine, Engine, Program, Run
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedulers import scheduler_ref
-from dipgo_compile.subgraph import evaluate
 from dipgo_compile.text import program_text
 from dipgo_compile.verifier import verify_memory
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dipgo_compile.plan_json import checksum
+from dipgo_compile.formats.plan_json import checksum
 
 REFUSED, OPENS, EITHER = "refused", "opens", "either"
 PLAN = "plan.json"

@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from dipgo_compile.mask_checks import schema_text
+from dipgo_compile.masks.checks import schema_text
 from tests.corpus.alteration import REFUSED, Alteration, Edit, Json, edited
 from tests.corpus.base import Base
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dipgo_compile.build import write
-from dipgo_compile.engines import engine_files
+from dipgo_compile.graphs.engines import engine_files
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.passes.plan_memory import plan_memory
 from dipgo_compile.passes.unroll import LATENTS, Guidance, is_draw

@@ -12,8 +12,8 @@ import toy_pipeline
 from libdipgo import BACKEND, INPUT, PIXELS, TOKENS, CallError, Library
 
 from dipgo_compile.bundle import write_bundle
-from dipgo_compile.noise import NoiseSource
-from dipgo_compile.png import encode_png
+from dipgo_compile.drawing.noise import NoiseSource
+from dipgo_compile.drawing.png import encode_png
 from dipgo_compile.runtime import Runtime
 
 IDS = np.array([[2, 0, 0], [2, 3, 4]])

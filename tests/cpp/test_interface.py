@@ -339,8 +339,8 @@ def test_files_found_right_are_written_down_for_the_next_time(library: Library, 
     import shutil
     import time
 
-    from dipgo_compile import integrity
     from dipgo_compile.bundle import open_bundle
+    from dipgo_compile.formats import integrity
 
     path = Path(shutil.copytree(bundle, tmp_path / "m.dipgo", ignore=shutil.ignore_patterns("cache")))
     time.sleep(integrity.SETTLED_SECONDS * 1.1)  # files changed just now are not written down

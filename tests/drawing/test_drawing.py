@@ -11,7 +11,7 @@ import torch
 from diffusers import DiTPipeline
 
 from dipgo_compile.bundle import open_bundle
-from dipgo_compile.drawing import Job
+from dipgo_compile.drawing.draw import Job
 from dipgo_compile.errors import InputError
 from dipgo_compile.generate import generate
 from dipgo_compile.models.source import load_pipeline

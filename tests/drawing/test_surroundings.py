@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from dipgo_compile.build import BuildOptions, build
+from dipgo_compile.drawing.surroundings import check_surroundings, load_surroundings, model_index
 from dipgo_compile.errors import ModelError
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Geometry, InputSpec
 from dipgo_compile.models.base import Config
 from dipgo_compile.models.source import load, load_pipeline
-from dipgo_compile.surroundings import check_surroundings, load_surroundings, model_index
 
 
 def test_the_denoiser_is_not_loaded_twice(stable_diffusion: Path) -> None:

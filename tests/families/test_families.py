@@ -16,7 +16,7 @@ from dipgo_trainer.train import Task, Trainer
 
 from dipgo_compile.build import Exported, check, compile_plan
 from dipgo_compile.export import export
-from dipgo_compile.macs import count_macs
+from dipgo_compile.macs.counts import count_macs
 from dipgo_compile.mask import Mask, ModelRef
 from dipgo_compile.models.base import GRANULARITIES
 from dipgo_compile.models.source import Model

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from dipgo_compile.repair import repair
+from dipgo_compile.graphs.repair import repair
 
 BOTH = """
 <ir_version: 10, opset_import: ["" : 23]>

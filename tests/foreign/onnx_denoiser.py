@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from dipgo_compile.graphs.candidates import pattern_of
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.onnx_file import OnnxModel, open_onnx
 from dipgo_compile.models.reading import Reading
 from dipgo_compile.schedulers import scheduler_ref
-from dipgo_compile.scopes import pattern_of
 
 STEPS = {"heun": lambda calls: (calls + 1) // 2, "plms": lambda calls: calls - 1}  # the others: as many
 

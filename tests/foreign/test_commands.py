@@ -16,11 +16,11 @@ from dipgo_compile.bench import BenchOptions
 from dipgo_compile.build import build
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.cli import main
-from dipgo_compile.comparison import relative_l2
 from dipgo_compile.errors import InputError, MaskError
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.comparison import relative_l2
+from dipgo_compile.measure.rows import dense, plan, prepare
 from dipgo_compile.models.source import Model
-from dipgo_compile.rows import dense, plan, prepare
 
 Run = Callable[..., Result]
 ROUNDING = 1e-4  # relative L2 after a few calls; a wrong timestep moves the latents by more than 1e-2

@@ -13,8 +13,8 @@ from small import value, write, write_sum
 from stranger import FREE, Stranger, export_torchscript
 
 from dipgo_compile.errors import GraphError, ModelError
-from dipgo_compile.onnx_graph import read, specialise, structure_sha256
-from dipgo_compile.onnx_scopes import cut, known_scopes, note_scopes
+from dipgo_compile.graphs.foreign import read, specialise, structure_sha256
+from dipgo_compile.graphs.scopes import cut, known_scopes, note_scopes
 from dipgo_compile.partition import node_scopes
 
 

@@ -16,7 +16,7 @@ from stranger import FREE, Stranger, arguments, export_torchscript
 from dipgo_compile.build import BuildOptions, build, check, compile_plan, write
 from dipgo_compile.compare import compare
 from dipgo_compile.errors import MaskError, ParityError
-from dipgo_compile.onnx_reference import OnnxReference
+from dipgo_compile.graphs.reference import OnnxReference
 
 ROUNDING = 1e-4  # float32 sums in another order; a block computed or reused wrongly moves results by 1e-2
 

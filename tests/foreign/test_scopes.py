@@ -11,11 +11,11 @@ from onnx_denoiser import File
 from small import value, write
 
 from dipgo_compile.errors import GraphError, MaskError
-from dipgo_compile.graph_macs import count_graph_macs
+from dipgo_compile.graphs.candidates import candidates, pattern_of
+from dipgo_compile.graphs.foreign import read, specialise
+from dipgo_compile.macs.graph import count_graph_macs
 from dipgo_compile.models.onnx_file import OnnxModel, open_onnx
 from dipgo_compile.models.source import Model
-from dipgo_compile.onnx_graph import read, specialise
-from dipgo_compile.scopes import candidates, pattern_of
 
 PIXELS = 8 * 8
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dipgo_compile.errors import MaskError
-from dipgo_compile.gates import import_gates
 from dipgo_compile.mask import Mask, SchedulerRef
+from dipgo_compile.masks.gates import import_gates
 from dipgo_compile.models.source import load
 
 Gates = list[dict[tuple[str, str, int, int], Any]]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dipgo_compile.errors import MaskError
-from dipgo_compile.heatmap import COMPUTED, REUSED, draw_heatmap, grid_text
-from dipgo_compile.macs import Macs
+from dipgo_compile.macs.counts import Macs
 from dipgo_compile.mask import Mask
+from dipgo_compile.masks.heatmap import COMPUTED, REUSED, draw_heatmap, grid_text
 
 BLOCKS = ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1")
 MACS = Macs(131, dict(zip(BLOCKS, (1, 2, 4, 8, 16), strict=True)))

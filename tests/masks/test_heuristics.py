@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipgo_compile.errors import MaskError
-from dipgo_compile.heuristics import (
+from dipgo_compile.macs.counts import Macs
+from dipgo_compile.mask import Keep, legalize
+from dipgo_compile.masks.heuristics import (
     RATIO_TOLERANCE,
     alternate,
     deepcache,
@@ -15,8 +17,6 @@ from dipgo_compile.heuristics import (
     every,
     random_keep,
 )
-from dipgo_compile.macs import Macs
-from dipgo_compile.mask import Keep, legalize
 
 BLOCKS = ("down.0", "down.1", "mid", "up.0", "up.1")
 READERS: dict[str, frozenset[str | None]] = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dipgo_compile.errors import MaskError
-from dipgo_compile.macs import Macs, count_macs
+from dipgo_compile.macs.counts import Macs, count_macs
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import load
 

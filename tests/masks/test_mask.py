@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipgo_compile.errors import MaskError
-from dipgo_compile.macs import Macs
+from dipgo_compile.macs.counts import Macs
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 
 JSON_VALUES = st.recursive(

@@ -9,7 +9,7 @@ import pytest
 
 from dipgo_compile.errors import MaskError
 from dipgo_compile.mask import Mask
-from dipgo_compile.mask_checks import matching_scopes
+from dipgo_compile.masks.checks import matching_scopes
 
 SCOPES = (
     "",

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dipgo_compile.errors import MaskError
-from dipgo_compile.macs import count_macs
+from dipgo_compile.macs.counts import count_macs
+from dipgo_compile.masks.reuse import check_residuals, idle_call_computes
 from dipgo_compile.models.source import executed_scopes
-from dipgo_compile.reuse import check_residuals, idle_call_computes
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_an_idle_call_of_a_dit_computes(small_dit: Any, granularity: str, reuse:
     ],
 )
 def test_an_idle_call_of_a_unet(small_unet: Any, pattern: str, computes: bool) -> None:
-    from dipgo_compile.mask_checks import matching_scopes
+    from dipgo_compile.masks.checks import matching_scopes
 
     blocks = matching_scopes(pattern, executed_scopes(small_unet))
     assert idle_call_computes(small_unet, blocks, "output") == computes

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
+from dipgo_compile.formats.plan_json import dump_plan
 from dipgo_compile.mask import Mask
-from dipgo_compile.mask_checks import schema_text
+from dipgo_compile.masks.checks import schema_text
 from dipgo_compile.plan import (
     FileRecord,
     Interface,
@@ -24,7 +25,6 @@ from dipgo_compile.plan import (
     Target,
     TokenizerFile,
 )
-from dipgo_compile.plan_json import dump_plan
 from dipgo_compile.program import (
     PROLOGUE,
     Allocation,

@@ -12,14 +12,14 @@ from torch import from_numpy
 
 from dipgo_compile import bench
 from dipgo_compile.bench import BenchOptions, BenchResult, Row
-from dipgo_compile.bench_worker import Worker
 from dipgo_compile.bundle import MASK, open_bundle
 from dipgo_compile.commands.bench import as_text
 from dipgo_compile.commands.bench import bench as command
 from dipgo_compile.errors import BackendError, InputError
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.rows import Job, dense, plan, prepare, supernet, torch
+from dipgo_compile.measure.worker import Worker
 from dipgo_compile.models.source import load as load_model
-from dipgo_compile.rows import Job, dense, plan, prepare, supernet, torch
 
 # fp32, five calls: sums in other orders differ by 1e-6, a wrong schedule or guidance by more than 1e-2.
 TOLERANCE = 1e-4

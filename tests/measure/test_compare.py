@@ -11,7 +11,9 @@ from diffusers import UNet2DConditionModel
 
 from dipgo_compile.bundle import MASK, WEIGHTS, open_bundle, write_bundle
 from dipgo_compile.compare import compare
-from dipgo_compile.comparison import (
+from dipgo_compile.errors import InputError, ModelError, ParityError
+from dipgo_compile.mask import Mask
+from dipgo_compile.measure.comparison import (
     CallDifference,
     Comparison,
     Tolerance,
@@ -19,8 +21,6 @@ from dipgo_compile.comparison import (
     max_abs_diff,
     relative_l2,
 )
-from dipgo_compile.errors import InputError, ModelError, ParityError
-from dipgo_compile.mask import Mask
 from tests.families.tiny import UNET, save
 
 ONE = np.ones((2, 3), np.float32)

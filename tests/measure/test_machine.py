@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dipgo_compile import machine
+from dipgo_compile.measure import machine
 
 MIB = 1 << 20
 

@@ -17,11 +17,11 @@ from dipgo_compile.bundle import open_bundle
 from dipgo_compile.commands.bench import bench as bench_command
 from dipgo_compile.commands.verify import verify as verify_command
 from dipgo_compile.compare import compare
-from dipgo_compile.comparison import TOLERANCES
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.comparison import TOLERANCES
+from dipgo_compile.measure.rows import prepare
 from dipgo_compile.plan import Target
 from dipgo_compile.report import as_text
-from dipgo_compile.rows import prepare
 
 ov = pytest.importorskip("openvino")
 BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -100,7 +100,7 @@ def test_the_dense_row_loads_the_plan_s_backend_alone(low: Path, tmp_path: Path)
     prepare.store_dense(opened, job.source, tmp_path)
     script = """if True:
         import json, sys
-        from dipgo_compile.rows import Job, dense
+        from dipgo_compile.measure.rows import Job, dense
         latents = dense.load(Job(**json.loads(sys.argv[1])))()
         print(*latents.shape, "openvino" in sys.modules, "onnxruntime" in sys.modules)
     """

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from dipgo_compile import report
 from dipgo_compile.commands.inspect import inspect
+from dipgo_compile.measure.profile import EngineTime
 from dipgo_compile.passes.plan_memory import plan_memory
 from dipgo_compile.plan import (
     FileRecord,
@@ -23,7 +24,6 @@ from dipgo_compile.plan import (
     Target,
     TokenizerFile,
 )
-from dipgo_compile.profile import EngineTime
 from dipgo_compile.program import (
     Call,
     Coefficient,

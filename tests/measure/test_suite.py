@@ -24,10 +24,10 @@ from dipgo_compile.bench import BenchOptions
 from dipgo_compile.build import build
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.errors import BackendError, InputError
-from dipgo_compile.macs import count_macs
+from dipgo_compile.macs.counts import count_macs
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.rows import Job, dense, plan, prepare, supernet, torch
 from dipgo_compile.models.source import load
-from dipgo_compile.rows import Job, dense, plan, prepare, supernet, torch
 
 # fp32, six calls: sums in other orders differ by 1e-6, a wrong cache by more than 1e-2.
 TOLERANCE = 1e-4

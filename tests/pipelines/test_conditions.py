@@ -11,7 +11,7 @@ from whole import Whole, Wholes
 
 from dipgo_compile.build import BuildOptions, build
 from dipgo_compile.bundle import open_bundle
-from dipgo_compile.conditions import encode
+from dipgo_compile.drawing.conditions import encode
 from dipgo_compile.errors import InputError, ModelError
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import TensorSpec

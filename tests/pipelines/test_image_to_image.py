@@ -17,16 +17,16 @@ from whole import Whole, Wholes
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.cli import main
 from dipgo_compile.compare import compare
-from dipgo_compile.comparison import relative_l2
-from dipgo_compile.conditions import encode
+from dipgo_compile.drawing.conditions import encode
 from dipgo_compile.errors import InputError, ScheduleError
 from dipgo_compile.generate import Job as ImageJob
 from dipgo_compile.generate import generate
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.comparison import relative_l2
+from dipgo_compile.measure.rows import Job, dense, plan, prepare, supernet
+from dipgo_compile.measure.rows import torch as torch_row
 from dipgo_compile.models.source import make_scheduler
 from dipgo_compile.program import Array
-from dipgo_compile.rows import Job, dense, plan, prepare, supernet
-from dipgo_compile.rows import torch as torch_row
 from dipgo_compile.runtime import Runtime
 
 STEPS, SEED, SCALE = 6, 5, 3.0

@@ -10,9 +10,9 @@ import torch
 from whole import Whole, Wholes
 
 from dipgo_compile.compare import compare
-from dipgo_compile.comparison import relative_l2
-from dipgo_compile.conditions import encode
+from dipgo_compile.drawing.conditions import encode
 from dipgo_compile.errors import InputError, ScheduleError
+from dipgo_compile.measure.comparison import relative_l2
 from dipgo_compile.program import Array
 from dipgo_compile.runtime import Runtime
 from dipgo_compile.schedulers import KARRAS, SCHEDULER_ALIASES

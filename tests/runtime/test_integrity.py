@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dipgo_compile.errors import BundleError
-from dipgo_compile.integrity import SETTLED_SECONDS, STAMPS, check_files, record
+from dipgo_compile.formats.integrity import SETTLED_SECONDS, STAMPS, check_files, record
 from dipgo_compile.plan import FileRecord
 
 CONTENT = b"weights" * 1000
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 def settle(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of the check, not of the file system, goes on: a change time can't be set."""
     later = time.time() + 2 * SETTLED_SECONDS
-    monkeypatch.setattr("dipgo_compile.integrity.time.time", lambda: later)
+    monkeypatch.setattr("dipgo_compile.formats.integrity.time.time", lambda: later)
 
 
 def check(file: Path, expected: FileRecord, *, contents: bool = True) -> None:
@@ -51,7 +51,9 @@ def test_a_file_found_right_is_not_hashed_again(file: Path, monkeypatch: pytest.
     settle(file, monkeypatch)
     expected = record(file)
     check(file, expected)
-    monkeypatch.setattr("dipgo_compile.integrity._sha256", lambda file: pytest.fail(f"{file} was hashed"))
+    monkeypatch.setattr(
+        "dipgo_compile.formats.integrity._sha256", lambda file: pytest.fail(f"{file} was hashed")
+    )
     check(file, expected)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from dipgo_compile.noise import NoiseSource, image_noise, seeded_noise
+from dipgo_compile.drawing.noise import NoiseSource, image_noise, seeded_noise
 
 SEEDS = (0, 1, 7, 2**31, 2**32 - 1, 2**32 + 5, -1)
 TOLERANCE = 5e-7

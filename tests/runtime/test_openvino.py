@@ -22,8 +22,8 @@ from dipgo_compile.backends import registry
 from dipgo_compile.backends.registry import check_target, make_backend
 from dipgo_compile.bundle import PLAN, open_bundle, write_bundle
 from dipgo_compile.errors import BackendError
+from dipgo_compile.formats.plan_json import checksum
 from dipgo_compile.plan import Target
-from dipgo_compile.plan_json import checksum
 from dipgo_compile.program import TensorSpec
 from dipgo_compile.runtime import Runtime
 

@@ -18,12 +18,12 @@ import toy_pipeline
 
 import dipgo_compile
 from dipgo_compile.bundle import open_bundle, write_bundle
+from dipgo_compile.drawing.noise import image_noise
+from dipgo_compile.drawing.tokens import PromptTokenizer
 from dipgo_compile.errors import BackendError, BundleError, DipgoError, InputError
-from dipgo_compile.noise import image_noise
 from dipgo_compile.plan import Part, Plan
 from dipgo_compile.program import TensorSpec
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.tokens import PromptTokenizer
 
 RED_DRESS, NOTHING = [3, 4, 0], [0, 0, 0]
 TOLERANCE = 1e-5  # as in test_executor

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipgo_compile.errors import BundleError
+from dipgo_compile.formats.plan_json import checksum, constant_offsets, dump_plan, load_plan, parse_document
 from dipgo_compile.plan import FileRecord, Plan
-from dipgo_compile.plan_json import checksum, constant_offsets, dump_plan, load_plan, parse_document
 
 FILES = ("early.onnx", "late.onnx", "text_encoder.onnx", "image_decoder.onnx", "tokenizer.json")
 CONSTANTS = np.zeros(constant_offsets(toy.program().constants)[1], np.uint8)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.errors import BundleError
+from dipgo_compile.formats.plan_json import checksum, dump_plan, load_plan, parse_document
 from dipgo_compile.plan import FileRecord, Plan
-from dipgo_compile.plan_json import checksum, dump_plan, load_plan, parse_document
 from dipgo_compile.program import Coefficient, Combine, Term
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dipgo_compile.drawing.png import MAX_STORED, encode_png, write_png
 from dipgo_compile.errors import InputError
-from dipgo_compile.png import MAX_STORED, encode_png, write_png
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (32, 32), (200, 120), (1, 21844), (1, 21845)])

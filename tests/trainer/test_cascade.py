@@ -5,7 +5,7 @@ import torch
 from dipgo_trainer.cascade import Topology
 from tiny_models import chain_topology, mask_of, scheduler_ref
 
-from dipgo_compile.macs import count_macs
+from dipgo_compile.macs.counts import count_macs
 from dipgo_compile.models.source import Model
 
 # a is read by b and, as a skip, by c

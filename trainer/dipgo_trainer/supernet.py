@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from dipgo_compile.errors import MaskError, ModelError
-from dipgo_compile.reuse import block_input, has_residual
+from dipgo_compile.masks.reuse import block_input, has_residual
 from dipgo_trainer.gating import gate
 
 REUSES = ("output", "residual")

@@ -14,9 +14,9 @@ def topology_of(model: Model, blocks: Sequence[str], reuse: Reuse = "output") ->
     MaskError for blocks without the residual that is to be reused.
     """
     from dipgo_compile.export import export
-    from dipgo_compile.macs import count_macs
+    from dipgo_compile.macs.counts import count_macs
+    from dipgo_compile.masks.reuse import check_residuals
     from dipgo_compile.partition import partition
-    from dipgo_compile.reuse import check_residuals
 
     if reuse == "residual":
         check_residuals(model, blocks)

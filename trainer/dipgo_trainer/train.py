@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dipgo_compile.errors import DipgoError, InputError
-from dipgo_compile.heatmap import draw_heatmap
 from dipgo_compile.mask import Mask, ModelRef, Reuse, SchedulerRef
+from dipgo_compile.masks.heatmap import draw_heatmap
 from dipgo_compile.models.source import Model, make_scheduler
 from dipgo_trainer.cascade import Topology
 from dipgo_trainer.config import TrainConfig

@@ -11,10 +11,10 @@ from dipgo_trainer.chain import reference_chain
 
 from dipgo_compile.bundle import MASK
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.rows import Countdown, Enough, Image, Job
+from dipgo_compile.measure.rows.torch import starting
 from dipgo_compile.models.source import load as load_model
 from dipgo_compile.program import Array
-from dipgo_compile.rows import Countdown, Enough, Image, Job
-from dipgo_compile.rows.torch import starting
 
 
 def load(job: Job) -> Image:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dipgo_compile.drawing.noise import seeded_noise
+from dipgo_compile.drawing.png import write_png
 from dipgo_compile.errors import InputError
 from dipgo_compile.models import family_of
-from dipgo_compile.noise import seeded_noise
 from dipgo_compile.plan import Plan
-from dipgo_compile.png import write_png
 from dipgo_compile.program import Array
 
 if TYPE_CHECKING:

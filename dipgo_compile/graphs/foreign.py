@@ -18,9 +18,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
-from dipgo_compile.engines import INLINE_BYTES
 from dipgo_compile.errors import GraphError, ModelError
-from dipgo_compile.onnx_scopes import note_scopes
+from dipgo_compile.graphs.engines import INLINE_BYTES
+from dipgo_compile.graphs.scopes import note_scopes
 
 MIN_OPSET = 17
 SHAPE_ELEMENTS = 64  # integers up to so many are shapes, axes and indices: part of the structure, not weights

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dipgo_compile.drawing import class_ids
+from dipgo_compile.drawing.draw import class_ids
 from dipgo_compile.errors import ModelError
 from dipgo_compile.plan import Plan
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 
 from dipgo_compile.errors import MaskError
-from dipgo_compile.macs import Macs
+from dipgo_compile.macs.counts import Macs
 from dipgo_compile.mask import Keep, legalize
 
 RATIO_TOLERANCE = 0.0125  # as near as the paper's post-processing comes to the asked ratio

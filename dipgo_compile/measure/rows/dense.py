@@ -18,9 +18,9 @@ from dipgo_compile.backends.base import EngineSession
 from dipgo_compile.backends.registry import make_backend
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.executor import aligned
+from dipgo_compile.measure.rows import DENSE, SCHEDULE, SHAPES, Image, Job
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array
-from dipgo_compile.rows import DENSE, SCHEDULE, SHAPES, Image, Job
 from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm, Start
 
 

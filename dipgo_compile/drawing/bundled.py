@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from dipgo_compile.backends.base import Backend, EngineSession, LoadOptions
 from dipgo_compile.bundle import Bundle
-from dipgo_compile.drawing import class_ids
+from dipgo_compile.drawing.draw import class_ids
+from dipgo_compile.drawing.tokens import Ids, PromptTokenizer, halves
 from dipgo_compile.errors import InputError
 from dipgo_compile.executor import checked
-from dipgo_compile.pipeline_json import INPUT_IDS, LATENTS, PIXELS
+from dipgo_compile.formats.pipeline_json import INPUT_IDS, LATENTS, PIXELS
 from dipgo_compile.plan import Part, PipelineParts
 from dipgo_compile.program import Array
-from dipgo_compile.tokens import Ids, PromptTokenizer, halves
 
 
 class BundlePipeline:

@@ -1,7 +1,7 @@
 """What ``bench`` times, one module per row: ``load(job)`` answers with a function that makes one image's
 latents.
 
-Each runs in a process of its own (``bench_worker.py``) and imports only what it needs: its memory and the
+Each runs in a process of its own (``measure/worker.py``) and imports only what it needs: its memory and the
 time it takes to load hold no other row's libraries.
 """
 

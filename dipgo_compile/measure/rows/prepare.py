@@ -10,14 +10,23 @@ from typing import Any
 import numpy as np
 
 from dipgo_compile.bundle import MASK, Bundle
-from dipgo_compile.engines import write_engines
-from dipgo_compile.example import example_inputs
+from dipgo_compile.graphs.engines import write_engines
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.example import example_inputs
+from dipgo_compile.measure.rows import (
+    CONDITION,
+    DENSE,
+    DRAW,
+    IMAGE_LATENTS,
+    INPUTS,
+    LATENTS,
+    SCHEDULE,
+    SHAPES,
+)
 from dipgo_compile.models import Geometry
 from dipgo_compile.models.opening import open_built
 from dipgo_compile.noise_level import schedule_of
 from dipgo_compile.program import Engine
-from dipgo_compile.rows import CONDITION, DENSE, DRAW, IMAGE_LATENTS, INPUTS, LATENTS, SCHEDULE, SHAPES
 
 
 def store_inputs(bundle: Bundle, workspace: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dipgo_compile.mask_checks import no_residual
+from dipgo_compile.masks.checks import no_residual
 from dipgo_compile.models.source import Model, example_inputs
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from dipgo_trainer.chain import Predict, Start, denoise, scheduler_of
 
 from dipgo_compile.bundle import MASK
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.rows import Countdown, Enough, Image, Job
 from dipgo_compile.models.source import Model
 from dipgo_compile.models.source import load as load_model
 from dipgo_compile.program import Array
-from dipgo_compile.rows import Countdown, Enough, Image, Job
 
 
 def load(job: Job) -> Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dipgo_compile.fields import Field
+from dipgo_compile.formats.fields import Field
 from dipgo_compile.plan import FileRecord, Interface, Part, PipelineParts, TokenizerFile
 from dipgo_compile.program import Program, TensorSpec
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dipgo_compile.measure.rows import Countdown, Enough, Image, Job
 from dipgo_compile.program import Array
-from dipgo_compile.rows import Countdown, Enough, Image, Job
 from dipgo_compile.runtime import Runtime
 
 

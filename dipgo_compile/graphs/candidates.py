@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import onnx_ir as ir
 
-from dipgo_compile.graph_macs import node_macs
+from dipgo_compile.macs.graph import node_macs
 from dipgo_compile.partition import node_scopes, varying_values
 
 DOMINANT = 0.6  # a module with more of the work than this is looked into

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def schema_text(name: str) -> str:
     """A JSON Schema by file name: in an installed package beside this module, in a checkout one level up."""
-    packaged = Path(__file__).parent / "schema" / name
-    return (packaged if packaged.exists() else Path(__file__).parents[1] / "schema" / name).read_text("utf-8")
+    package = Path(__file__).parents[1]
+    packaged = package / "schema" / name
+    return (packaged if packaged.exists() else package.parent / "schema" / name).read_text("utf-8")
 
 
 def check_document(document: Any, name: str, version: int) -> None:

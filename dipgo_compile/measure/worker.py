@@ -1,8 +1,9 @@
 """The process that a benchmark's row lives in: one JSON line in, one out.
 
 The first line asks for a row (``{"row": "plan", "job": {...}}``), by the name of a module of
-``dipgo_compile.rows`` or by the full name of another; each further line (``{"calls": null}``) then times one
-image. A worker that waits is blocked on its input and computes nothing. ``Worker`` is the other end.
+``dipgo_compile.measure.rows`` or by the full name of another; each further line (``{"calls": null}``) then
+times one image. A worker that waits is blocked on its input and computes nothing. ``Worker`` is the other
+end.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from dipgo_compile.errors import BackendError, DipgoError
-from dipgo_compile.machine import PeakPss
-from dipgo_compile.rows import Job
+from dipgo_compile.measure.machine import PeakPss
+from dipgo_compile.measure.rows import Job
 
 
 class Worker:
@@ -96,7 +97,7 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
     try:
         asked = json.loads(requests.readline())
         name = asked["row"]
-        load = importlib.import_module(name if "." in name else f"dipgo_compile.rows.{name}").load
+        load = importlib.import_module(name if "." in name else f"dipgo_compile.measure.rows.{name}").load
         job = Job(**asked["job"])
         if asked["memory"]:
             with PeakPss() as peak:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dipgo_compile.errors import InputError
-from dipgo_compile.macs import Macs, count_macs
+from dipgo_compile.macs.counts import Macs, count_macs
 from dipgo_compile.mask import Mask
-from dipgo_compile.mask_checks import check_model
+from dipgo_compile.masks.checks import check_model
 from dipgo_compile.models.source import Model
 
 

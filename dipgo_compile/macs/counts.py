@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dipgo_compile.mask_checks import unknown_block
+from dipgo_compile.masks.checks import unknown_block
 
 if TYPE_CHECKING:
     from dipgo_compile.mask import Reuse
@@ -66,8 +66,8 @@ def count_macs(
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from dipgo_compile.masks.reuse import idle_call_computes
     from dipgo_compile.models.source import example_inputs
-    from dipgo_compile.reuse import idle_call_computes
 
     denoiser = model.on_meta()
     names = {name for name, _ in denoiser.named_modules()}

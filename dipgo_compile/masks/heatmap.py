@@ -11,7 +11,7 @@ from dipgo_compile.errors import MaskError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from dipgo_compile.macs import Macs
+    from dipgo_compile.macs.counts import Macs
     from dipgo_compile.mask import Mask
 
 COMPUTED, REUSED = "#0b5394", "#e9e5db"  # far apart in lightness: told apart without colour, too

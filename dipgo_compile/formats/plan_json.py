@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dipgo_compile import strict_json
 from dipgo_compile.errors import BundleError
-from dipgo_compile.fields import Field
-from dipgo_compile.pipeline_json import dump_pipeline, read_pipeline
+from dipgo_compile.formats import strict_json
+from dipgo_compile.formats.fields import Field
+from dipgo_compile.formats.pipeline_json import dump_pipeline, read_pipeline
 from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
 from dipgo_compile.program import (
     PROLOGUE,

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from dipgo_compile.errors import MaskError
 from dipgo_compile.mask import Mask
-from dipgo_compile.mask_checks import matching_scopes
+from dipgo_compile.masks.checks import matching_scopes
 from dipgo_compile.models import FAMILIES
 from dipgo_compile.models.onnx_file import OnnxModel
 from dipgo_compile.models.reading import ONNX_CLASS, Reading

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from dipgo_compile.bundle import WEIGHTS
+from dipgo_compile.graphs.subgraph import extract
 from dipgo_compile.partition import SCOPES
 from dipgo_compile.program import Engine
-from dipgo_compile.subgraph import extract
 
 INLINE_BYTES = (
     1024  # smaller tensors (shapes, scalars, biases) stay in the ONNX file, where ONNX Runtime can fold them

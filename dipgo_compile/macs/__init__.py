@@ -1,0 +1,1 @@
+"""Multiply-accumulates: of modules, of graphs, of images."""

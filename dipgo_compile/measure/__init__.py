@@ -1,0 +1,1 @@
+"""What speed and agreement are measured with: processes, machines, inputs, verdicts."""
