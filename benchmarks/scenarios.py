@@ -60,10 +60,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and the images' height and width."""
+    """A model, and the images' height and width; ``quick_pixels`` in a quick run, where they differ."""
 
     model: str
     pixels: int
+    quick_pixels: int | None = None
+
+    def quick(self) -> Subject:
+        return Subject(self.model, self.quick_pixels or self.pixels)
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ class Case:
     """A bundle and the rows it is timed beside.
 
     ``mask`` is what ``mask_rules.make`` takes. The row ``dense`` of a case runs in the case's backend and
-    precision. ``footprint``: also measure loading, memory and size on disk. ``quick``: part of a quick run.
-    ``subject``: None is the scenario's.
+    precision. ``footprint``: also measure loading, memory and size on disk. ``profile``: also measure what
+    each block takes alone, which tells how far seconds follow multiply-accumulates. ``quick``: part of a
+    quick run. ``subject``: None is the scenario's.
     """
 
     name: str
@@ -83,6 +88,7 @@ class Case:
     backend: str = "onnxruntime"
     precision: str = "fp32"
     footprint: bool = False
+    profile: bool = False
     quick: bool = True
     subject: Subject | None = None
 
@@ -152,6 +158,7 @@ SD15_CASES = (
         "random layers, half of the MACs",
         f"{MASKS}/sd15_ddim50_layer_0.5.json",
         (Turn(("plan", "dense"), repeats=2),),
+        profile=True,
         quick=False,
     ),
     Case(
@@ -159,6 +166,7 @@ SD15_CASES = (
         "random layers, 0.3 of the MACs",
         f"{MASKS}/sd15_ddim50_layer_0.3.json",
         (Turn(("plan", "dense"), repeats=2),),
+        profile=True,
     ),
     Case(
         "deepcache-5",
@@ -188,12 +196,10 @@ FAMILIES = "families"
 FAMILY_STEPS = 20
 
 
-def _family(name: str, pixels: int, kept: float, blocks: str) -> tuple[Case, Case]:
+def _family(subject: Subject, kept: float, blocks: str) -> tuple[Case, Case]:
     """An unpruned plan and a mask for a preset."""
-    subject, mask = (
-        Subject(f"random:{name}", pixels),
-        f"{MASKS}/{name}_ddim{FAMILY_STEPS}_{blocks}_{kept}.json",
-    )
+    name = subject.model.removeprefix("random:")
+    mask = f"{MASKS}/{name}_ddim{FAMILY_STEPS}_{blocks}_{kept}.json"
     about = {"layer": "random layers", "residual": "random blocks, residual reuse"}[blocks]
     return (
         Case(f"{name}-all-ones", "every block at every call", "all", (PLAN_AND_DENSE,), subject=subject),
@@ -210,11 +216,11 @@ def _family(name: str, pixels: int, kept: float, blocks: str) -> tuple[Case, Cas
 
 # Those whose plan and whole graph are in 24 GiB together: Stable Diffusion XL's weights alone are 10.3 GB.
 FAMILY_CASES = (
-    *_family("bk-sdm-small", 512, 0.3, "layer"),
-    *_family("bk-sdm-base", 512, 0.3, "layer"),
-    *_family("sd21", 512, 0.3, "layer"),
-    *_family("dit-xl-2", 256, 0.4, "residual"),
-    *_family("pixart-alpha-512", 512, 0.4, "residual"),
+    *_family(Subject("random:bk-sdm-small", 512, quick_pixels=256), 0.3, "layer"),
+    *_family(Subject("random:bk-sdm-base", 512, quick_pixels=256), 0.3, "layer"),
+    *_family(Subject("random:sd21", 512, quick_pixels=256), 0.3, "layer"),
+    *_family(Subject("random:dit-xl-2", 256), 0.4, "residual"),
+    *_family(Subject("random:pixart-alpha-512", 512), 0.4, "residual"),
 )
 
 SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScenario, ...] = (

@@ -15,8 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,16 +31,19 @@ from dipgo_compile.bundle import CACHE, open_bundle
 from dipgo_compile.errors import BackendError, DipgoError, InputError
 from dipgo_compile.mask import Mask
 from dipgo_compile.measure import machine
-from dipgo_compile.measure.rows import Job
+from dipgo_compile.measure.profile import matmul_rate, profile
+from dipgo_compile.measure.rows import Job, prepare
 from dipgo_compile.measure.worker import Worker
 from dipgo_compile.models.source import load
-from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
+from dipgo_compile.program import PROLOGUE
+from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE, Runtime
 
 UNIFORM = ("dense", "torch", "torch-compile")  # rows whose calls all cost the same, whatever the mask
 MEMORY_MODES = ("low", "balanced", "fast")
 PEAKS = (*(("plan", mode) for mode in MEMORY_MODES), ("dense", None), ("torch", None))
 QUICK_PEAKS = (("plan", "balanced"), ("dense", None))
 LOADS = 3
+PROFILED = 3  # times that a block is run
 Json = dict[str, Any]
 Peaks = tuple[tuple[str, str | None], ...]
 Progress = Callable[[int, int, str], None]
@@ -51,7 +54,7 @@ Progress = Callable[[int, int, str], None]
 class Options:
     """``cases``: names or their beginnings, ``rows``: names; None is all. With ``rows``, only turns in which
     one of them takes part are measured. ``quick``: fewer cases, without torch.compile, two repeats, fewer
-    memory modes, and all bundles of one export.
+    memory modes, and one export a subject.
     """
 
     threads: int | None = None
@@ -75,7 +78,7 @@ class Options:
         if self.rows is not None:
             asked = set(self.rows)
             cases = tuple(
-                replace(case, turns=turns, footprint=False)
+                replace(case, turns=turns, footprint=False, profile=False)
                 for case in cases
                 if (turns := tuple(turn for turn in case.turns if asked & {*turn.rows}))
             )
@@ -106,15 +109,16 @@ def run(
         results.write(file, content)
 
     peaks = QUICK_PEAKS if options.quick else PEAKS
-    steps = _Steps(sum(_step_count(case, _found(content, case), peaks) for case in cases), progress)
+    missing = [_Missing.of(case, _found(content, case), peaks) for case in cases]
+    steps = _Steps(sum(part.steps(peaks) for part in missing), progress)
     with (
         tempfile.TemporaryDirectory(prefix=f"dipgo-{scenario.name}-") as directory,
         _Builder(shared=options.quick) as builder,
     ):
         bench = _Bench(scenario, content["scenario"], Path(directory), builder, peaks, steps, save)
-        for case in cases:
+        for case, part in zip(cases, missing, strict=True):
             found = _found(content, case)
-            if _step_count(case, found, peaks):
+            if part.steps(peaks):
                 if found not in content["cases"]:
                     content["cases"].append(found)
                 bench.measure(case, found)
@@ -141,34 +145,51 @@ class _Bench:
         self._prepared: Subject | None = None
 
     def measure(self, case: Case, found: Json) -> None:
-        bundle = self._workspace / f"{case.name}.dipgo"
-        subject, shared = self._scenario.subject(case), self._workspace / "shared"
+        missing = _Missing.of(case, found, self._peaks)
         found.pop("failed", None)
         try:
-            self._steps(f"{case.name}: build")
-            options = _build_options(self._scenario, case)
-            found |= self._builder(self._scenario, case, options, bundle)
-            if self._prepared != subject:
-                shutil.rmtree(shared, ignore_errors=True)
-                shared.mkdir()
-                _apart(_prepare, bundle, subject.model, shared)
-                self._prepared = subject
-            job = Job(
-                bundle=str(bundle),
-                source=subject.model,
-                workspace=str(shared),
-                threads=self._settings["threads"],
-                guidance_scale=self._settings["guidance_scale"],
-            )
-            if case.footprint and not _measured(found.get("footprint"), self._peaks):
-                self._footprint(case, job, found)
-            for turn in _missing_turns(case, found):
-                self._take_turns(case, turn, job, found)
+            if missing.footprint or missing.turns:
+                with self._built(case) as (bundle, built):
+                    found |= built
+                    job = self._job(case, bundle)
+                    if missing.footprint:
+                        self._footprint(case, job, found)
+                    for turn in missing.turns:
+                        self._take_turns(case, turn, job, found)
+            if missing.profile:
+                with self._built(replace(case, fuse=False)) as (bundle, _):
+                    self._steps(f"{case.name}: time every block")
+                    found["profile"] = _apart(_time_blocks, bundle, self._settings["threads"])
         except DipgoError as error:
             found["failed"] = str(error)
         finally:
-            shutil.rmtree(bundle, ignore_errors=True)
             self._save()
+
+    @contextmanager
+    def _built(self, case: Case) -> Iterator[tuple[Path, Json]]:
+        """A case's bundle, and what there is to say of its build."""
+        bundle = self._workspace / f"{case.name}.dipgo"
+        self._steps(f"{case.name}: build{'' if case.fuse else ', one engine a block'}")
+        try:
+            yield bundle, self._builder(self._scenario, case, _build_options(self._scenario, case), bundle)
+        finally:
+            shutil.rmtree(bundle, ignore_errors=True)
+
+    def _job(self, case: Case, bundle: Path) -> Job:
+        """What the rows of a case share, stored if this subject's isn't yet."""
+        subject, shared = self._scenario.subject(case), self._workspace / "shared"
+        if self._prepared != subject:
+            shutil.rmtree(shared, ignore_errors=True)
+            shared.mkdir()
+            self._builder.prepare(subject, bundle, shared)
+            self._prepared = subject
+        return Job(
+            bundle=str(bundle),
+            source=subject.model,
+            workspace=str(shared),
+            threads=self._settings["threads"],
+            guidance_scale=self._settings["guidance_scale"],
+        )
 
     def _footprint(self, case: Case, job: Job, found: Json) -> None:
         """Loading, size on disk, and memory of processes that are alone."""
@@ -189,7 +210,7 @@ class _Bench:
             peak: Json = {"row": row, "memory": memory, "calls": calls}
             try:
                 with Worker(row, replace(job, memory=memory), memory=True, calls=calls) as worker:
-                    peak["peak_pss_bytes"] = int(worker.ready["peak_pss_bytes"])
+                    peak |= worker.ready
             except DipgoError as error:
                 peak["failed"] = str(error)
             footprint["peaks"].append(peak)
@@ -244,8 +265,8 @@ class _Bench:
 class _Builder:
     """Builds bundles in processes that give their memory back.
 
-    ``shared``: in one process, which exports the model once for all of them. What a build takes is then not
-    noted: it lacks that part.
+    ``shared``: in one process, which exports a subject once for all of its bundles and the dense graph. What
+    a build takes is then not noted: it lacks that part.
     """
 
     def __init__(self, *, shared: bool) -> None:
@@ -262,6 +283,13 @@ class _Builder:
         if self._pool is None:
             return cast(Json, _apart(_build, scenario, case, options, bundle, None))
         return cast(Json, _submit(self._pool, _build_shared, scenario, case, options, bundle))
+
+    def prepare(self, subject: Subject, bundle: Path, workspace: Path) -> None:
+        """Store inputs, schedule and dense graph for all cases of a subject, of which ``bundle`` is one."""
+        if self._pool is None:
+            _apart(_prepare, subject, bundle, workspace)
+        else:
+            _submit(self._pool, _prepare_shared, subject, bundle, workspace)
 
 
 class _Steps:
@@ -308,12 +336,30 @@ def _build(
     }
 
 
-def _prepare(bundle: Path, source: str, workspace: Path) -> None:
-    from dipgo_compile.measure.rows import prepare
+def _time_blocks(bundle: Path, threads: int) -> Json:
+    """Seconds of an image if every block took what it takes alone: of the blocks that the mask keeps, and of
+    all blocks at all calls.
+    """
+    with Runtime.load(bundle, threads=threads, verify=False) as runtime:
+        times, rate, program = profile(runtime, PROFILED), matmul_rate(), runtime.plan.program
+    once = {run.engine for run in program.runs() if run.call == PROLOGUE}
+    blocks = [time for time in times if time.engine not in once]
+    return {
+        "blocks": len(blocks),
+        "seconds_kept": sum(time.seconds * time.runs for time in blocks),
+        "seconds_all": sum(time.seconds for time in blocks) * len(program.calls),
+        "macs_per_second": rate,
+    }
 
+
+def _prepare(subject: Subject, bundle: Path, workspace: Path, exported: Exported | None = None) -> None:
     opened = open_bundle(bundle, verify=False)
     prepare.store_inputs(opened, workspace)
-    prepare.store_dense(opened, source, workspace)
+    prepare.store_dense(opened, subject.model, workspace, exported)
+
+
+def _prepare_shared(subject: Subject, bundle: Path, workspace: Path) -> None:
+    _prepare(subject, bundle, workspace, _exported(subject))
 
 
 def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -363,7 +409,8 @@ def _quick(case: Case) -> Case:
     turns = tuple(
         replace(turn, repeats=min(turn.repeats, 2)) for turn in case.turns if "torch-compile" not in turn.rows
     )
-    return replace(case, turns=turns)
+    subject = case.subject.quick() if case.subject else None
+    return replace(case, turns=turns, profile=False, subject=subject)
 
 
 def _settings(scenario: SuiteScenario, options: Options) -> Json:
@@ -376,6 +423,7 @@ def _settings(scenario: SuiteScenario, options: Options) -> Json:
         "threads": options.threads or machine.physical_cores(),
         "guidance_scale": DEFAULT_GUIDANCE_SCALE,
         "masks_sha256": dict(_digests(scenario)),
+        **({} if scenario.model else {"quick": options.quick}),  # cases with sizes of their own
     }
 
 
@@ -402,7 +450,7 @@ def _found(content: Json, case: Case) -> Json:
         "fused": case.fuse,
     }
     if case.subject is not None:
-        new |= asdict(case.subject)
+        new |= {"model": case.subject.model, "pixels": case.subject.pixels}
     return next((found for found in content["cases"] if found["name"] == case.name), new)
 
 
@@ -410,24 +458,32 @@ def _names(turn: Json) -> tuple[str, ...]:
     return tuple(row["name"] for row in turn["rows"])
 
 
-def _missing_turns(case: Case, found: Json) -> tuple[Turn, ...]:
-    """Turns that were not measured, or in which a row failed."""
-    done = {
-        _names(turn) for turn in found.get("turns", []) if not any("failed" in row for row in turn["rows"])
-    }
-    return tuple(turn for turn in case.turns if turn.rows not in done)
+@dataclass(frozen=True)
+class _Missing:
+    """What of a case was not measured yet, or failed."""
+
+    turns: tuple[Turn, ...]
+    footprint: bool
+    profile: bool
+
+    @classmethod
+    def of(cls, case: Case, found: Json, peaks: Peaks) -> _Missing:
+        whole = [turn for turn in found.get("turns", []) if not any("failed" in row for row in turn["rows"])]
+        done = {_names(turn) for turn in whole}
+        return cls(
+            turns=tuple(turn for turn in case.turns if turn.rows not in done),
+            footprint=case.footprint and not _measured(found.get("footprint"), peaks),
+            profile=case.profile and "profile" not in found,
+        )
+
+    def steps(self, peaks: Peaks) -> int:
+        """How many steps of work it is, for the progress bar."""
+        rounds = sum(len(turn.rows) * (1 + turn.repeats) for turn in self.turns)
+        footprint = 1 + LOADS + len(peaks) if self.footprint else 0
+        return rounds + footprint + (rounds + footprint > 0) + 2 * self.profile
 
 
 def _measured(footprint: Json | None, peaks: Peaks) -> bool:
     if footprint is None or len(footprint["peaks"]) < len(peaks):
         return False
     return not any("failed" in peak for peak in footprint["peaks"])
-
-
-def _step_count(case: Case, found: Json, peaks: Peaks) -> int:
-    footprint = case.footprint and not _measured(found.get("footprint"), peaks)
-    turns = _missing_turns(case, found)
-    if not footprint and not turns:
-        return 0
-    rounds = sum(len(turn.rows) * (1 + turn.repeats) for turn in turns)
-    return 1 + rounds + (1 + LOADS + len(peaks) if footprint else 0)

@@ -24,6 +24,7 @@ def render(result: SuiteResult, pictures: Sequence[Path] = ()) -> Iterator[str]:
     goals = [_goal(goal, result) for goal in goals_of(result)]
     yield from markdown.table(("goal", "bound", "measured", ""), goals)
     yield ""
+    yield from _limits(result)
     yield from _unsteady(result)
     yield from _times(result)
     yield from _footprint(result)
@@ -46,11 +47,30 @@ def _goal(goal: Goal, result: SuiteResult) -> tuple[str, str, str, str]:
     bound = f"{'at most' if goal.at_most else 'at least'} {goal.bound:g}{goal.unit}"
     if value is None or met is None:
         return goal.about, bound, "", "not measured"
+    return goal.about, bound, _shown(goal, value), "met" if met else "**missed**"
+
+
+def _shown(goal: Goal, value: float) -> str:
     digits = 1 if goal.unit else 2
     shown = f"{value:.{digits}f}"
-    if (float(shown) <= goal.bound if goal.at_most else float(shown) >= goal.bound) != met:
+    if goal.met_by(float(shown)) != goal.met_by(value):
         shown = f"{value:.{digits + 2}f}"  # rounding must not hide a miss
-    return goal.about, bound, f"{shown}{goal.unit}", "met" if met else "**missed**"
+    return f"{shown}{goal.unit}"
+
+
+def _limits(result: SuiteResult) -> Iterator[str]:
+    """What is in reach of the goals that were missed."""
+    limits = []
+    for goal in goals_of(result):
+        value = goal.measured(result)
+        limit = goal.limit.measured(result) if goal.limit else None
+        if goal.limit and value is not None and limit is not None and not goal.met_by(value):
+            limits.append((goal.about, _shown(goal, value), _shown(goal, limit), goal.limit.why))
+    if limits:
+        yield "What this machine would allow, from measurements beside these:"
+        yield ""
+        yield from markdown.table(("missed goal", "measured", "limit", "which is if"), limits)
+        yield ""
 
 
 def _unsteady(result: SuiteResult) -> Iterator[str]:

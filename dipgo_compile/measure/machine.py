@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -41,26 +42,35 @@ def physical_cores() -> int:
     return len(siblings)
 
 
-def pss_bytes() -> int:
-    """This process's proportional set size: private pages, plus its share of pages that it shares.
+@dataclass(frozen=True, order=True, slots=True)
+class Pss:
+    """A proportional set size in bytes: private pages, plus the process's share of pages that it shares.
+    ``mapped`` is the part that files back, such as mapped weights.
 
     Unlike the resident set, it counts a weight file once, however many engines map it.
     """
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if name == "Pss":
-            return int(rest.split()[0]) * 1024
-    raise OSError("the kernel reports no Pss in /proc/self/smaps_rollup")
+
+    total: int
+    mapped: int
+
+    @classmethod
+    def now(cls) -> Pss:
+        """This process's. Raises OSError where the kernel doesn't tell."""
+        lines = (line.partition(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines())
+        bytes_of = {name: int(rest.split()[0]) * 1024 for name, _, rest in lines if name.startswith("Pss")}
+        if "Pss" not in bytes_of:
+            raise OSError("the kernel reports no Pss in /proc/self/smaps_rollup")
+        return cls(bytes_of["Pss"], bytes_of.get("Pss_File", 0))
 
 
 class PeakPss:
-    """The largest PSS while the context lasts, in ``bytes``, sampled by a thread.
+    """The largest PSS while the context lasts, in ``peak``, sampled by a thread.
 
     Sampling walks the page tables, which takes time: don't measure speed meanwhile.
     """
 
     def __init__(self, every_seconds: float = SAMPLE_SECONDS) -> None:
-        self.bytes = 0
+        self.peak = Pss(0, 0)
         self._every = every_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -81,7 +91,7 @@ class PeakPss:
             self._sample()
 
     def _sample(self) -> None:
-        self.bytes = max(self.bytes, pss_bytes())
+        self.peak = max(self.peak, Pss.now())
 
 
 def _cpu_model() -> str:

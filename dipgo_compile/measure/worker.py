@@ -43,7 +43,7 @@ class Worker:
                 text=True,
             )
         self.ready = self.ask({"row": row, "job": asdict(job), "memory": memory, "calls": calls})
-        """With ``memory``: ``peak_pss_bytes``."""
+        """With ``memory``: ``peak_pss_bytes``, and ``peak_mapped_bytes``, the part of it that files back."""
         self.load_seconds = time.perf_counter() - start
         """From the start of the interpreter to a loaded row, imports included: what a user waits for."""
 
@@ -102,7 +102,7 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
         if asked["memory"]:
             with PeakPss() as peak:
                 load(job)(asked["calls"])
-            answer({"peak_pss_bytes": peak.bytes})
+            answer({"peak_pss_bytes": peak.peak.total, "peak_mapped_bytes": peak.peak.mapped})
             return
         image = load(job)
         answer({"ready": True})

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dipgo_compile.build import Exported
 from dipgo_compile.bundle import MASK, Bundle
 from dipgo_compile.graphs.engines import write_engines
 from dipgo_compile.mask import Mask
@@ -40,16 +41,18 @@ def store_inputs(bundle: Bundle, workspace: Path) -> None:
     np.savez(workspace / INPUTS, **arrays)
 
 
-def store_dense(bundle: Bundle, source: str, workspace: Path) -> None:
-    """Export the whole denoiser at the plan's sizes, with the plan's own writer; the shapes of its inputs and
-    outputs, and the inputs' dtypes; and the schedule as a table.
+def store_dense(bundle: Bundle, source: str, workspace: Path, exported: Exported | None = None) -> None:
+    """The whole denoiser at the plan's sizes, exported unless it is given, by the plan's own writer; the
+    shapes of its inputs and outputs, and the inputs' dtypes; and the schedule as a table.
     """
     plan, mask = bundle.plan, Mask.load(bundle.path / MASK)
     images, _, height, width = plan.program.specs[plan.interface.latents].shape
     batch = images if plan.interface.guidance is None else 2 * images
-    model = open_built(plan, source)
-    geometry = Geometry(batch, height, width, model.tokens)
-    graph = model.graph(geometry)
+    if exported is None:
+        model = open_built(plan, source)
+        geometry = Geometry(batch, height, width, model.tokens)
+        exported = Exported(model, geometry, model.graph(geometry))
+    model, geometry, graph = exported.model, exported.geometry, exported.onnx
     inputs, outputs = (
         {str(value.name): value.shape.numpy() for value in values if value.shape is not None}
         for values in (graph.graph.inputs, graph.graph.outputs)
