@@ -21,6 +21,7 @@ from dipgo_compile.drawing.surroundings import (
 from dipgo_compile.errors import BackendError, InputError, MaskError
 from dipgo_compile.generate import trained_guidance_scale
 from dipgo_compile.graphs.engines import engine_files, weight_bytes, write_engines
+from dipgo_compile.graphs.stacking import remove_stacked
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Denoiser, Geometry
 from dipgo_compile.models.opening import open_masked
@@ -172,10 +173,12 @@ def compile_plan(
     schedule: Schedule,
     options: BuildOptions,
 ) -> Plan:
-    """From the exported denoiser, rewritten or not, and a mask that fits it to the plan.
+    """From the exported denoiser, rewritten or not, and a mask that fits it to the plan, for which nodes may
+    be added to ``onnx_model``.
 
     Raises GraphError, CompileError.
     """
+    remove_stacked(onnx_model)  # of another mask
     graph = partition(onnx_model, mask.blocks, model.inputs(geometry))
     guidance = guidance_of(model, options)
     program, passes = compile_program(

@@ -55,11 +55,18 @@ def trace(
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{what} cannot be exported to ONNX: {reason}", where=where) from error
+        raise ModelError(f"{what} cannot be exported to ONNX: {_reason(error)}", where=where) from error
     assert program is not None
     repair(program.model.graph)
     return program.model
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong at the bottom: the exporter's own message names the step that failed, and advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from dipgo_compile.passes.eliminate_dead import EliminateDead
 from dipgo_compile.passes.fold_schedule import FoldSchedule
 from dipgo_compile.passes.fold_timestep import FoldTimestep
 from dipgo_compile.passes.fuse import MAX_ENGINES, Fuse
+from dipgo_compile.passes.hoist_modulation import HoistModulation
 from dipgo_compile.passes.hoist_prompt import HoistPrompt
 from dipgo_compile.passes.unroll import Guidance, unroll
 from dipgo_compile.passes.value_numbering import ValueNumbering
@@ -35,6 +36,7 @@ def default_passes(
         EliminateDead(),
         FoldTimestep(model, graph),
         HoistPrompt(model, graph),
+        HoistModulation(model, graph),
         FoldSchedule(),
         Fuse(model, fuse, max_engines),
     ]

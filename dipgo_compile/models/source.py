@@ -234,10 +234,13 @@ def _from_pretrained(source: str, weights: bool) -> Model:
         index: dict[str, Any] = DiffusionPipeline.load_config(source)
     except Exception:  # no model_index.json: a directory that holds the denoiser alone
         return _from_model_directory(source, weights)
-    name = next((name for name in DENOISERS if name in index), None)
+    name = next((name for name in DENOISERS if index.get(name, (None,))[0]), None)
     if name is None:
         raise ModelError(
-            f"{source} has no denoiser", where="model_index.json", available=index, mend="see DENOISERS"
+            f"{source} has no denoiser",
+            where="model_index.json",
+            available=(part for part in index if not part.startswith("_")),
+            mend=f"name a pipeline that has a {' or a '.join(DENOISERS)}",
         )
     cls = _diffusers_class(index[name][1])
     try:
@@ -330,7 +333,7 @@ def _tokens(source: str, index: Mapping[str, Any]) -> int | None:
 
 
 def _vae_scale_factor(source: str, index: Mapping[str, Any]) -> int:
-    if "vae" not in index:
+    if not index.get("vae", (None,))[0]:  # left out, or [null, null]
         return 1
     config = _diffusers_class(index["vae"][1]).load_config(source, subfolder="vae")
     return int(2 ** (len(config["block_out_channels"]) - 1))

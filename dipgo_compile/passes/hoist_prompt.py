@@ -12,9 +12,7 @@ reads conditions alone goes to the prologue whole, whatever it computes: ``value
 anyway, but in the first call, which would then be unlike the others (PixArt's mask, spread out once for all
 blocks).
 
-Tensors of the timestep *and* a condition, such as the modulation of a DiT, stay in the calls too. Computed
-ahead, but for one call at a time, they would cost what they cost there; the gain would be in one matrix
-product for all calls, at another batch size than the graph was exported with.
+Tensors of the timestep *and* a condition, such as the modulation of a DiT, are left to ``hoist_modulation``.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ WORK = frozenset(
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """``inputs``: what each engine reads when the ``known`` tensors need not be computed."""
 
     known: Set[str]
@@ -55,6 +53,17 @@ class _Cut:
 
     def hoisted(self) -> set[str]:
         return {name for inputs in self.inputs.values() for name in inputs if name in self.known}
+
+    def engines(self, program: Program) -> dict[str, Engine]:
+        """The engines of ``program``, which read the known tensors instead of computing them."""
+        return {
+            engine.name: replace(
+                engine,
+                inputs=self.inputs[engine.name],
+                outputs=tuple(name for name in engine.outputs if name not in self.known),
+            )
+            for engine in program.engines
+        }
 
 
 class HoistPrompt(Pass):
@@ -70,7 +79,7 @@ class HoistPrompt(Pass):
         if any(run.call == PROLOGUE for run in program.runs()):
             return PassResult(program, False, "there is a prologue already")
         settled = settled_tensors(self._model.graph, self._conditions) | self._of_whole_engines(program)
-        cut = self._cut(program, settled.keys() - {self._output})
+        cut = cut_at(self._model, program, settled.keys() - {self._output})
         hoisted = cut.hoisted()
         outputs = tuple(name for name in settled if name in hoisted)
         if not outputs:
@@ -78,21 +87,14 @@ class HoistPrompt(Pass):
         readers = tuple(name for name, inputs in cut.inputs.items() if not hoisted.isdisjoint(inputs))
         prologue = Engine(ENGINE, readers, boundary(self._model, self._conditions, outputs), outputs)
         values = {name: f"{name}@{ENGINE}" for name in outputs}
-        engines = {
-            engine.name: replace(
-                engine,
-                inputs=cut.inputs[engine.name],
-                outputs=tuple(name for name in engine.outputs if name not in cut.known),
-            )
-            for engine in program.engines
-        }
+        engines = cut.engines(program)
         instructions: list[Instruction] = [
             Run(ENGINE, PROLOGUE, prologue.inputs, tuple(values[name] for name in outputs))
         ]
         for instruction in program.instructions:
             if not isinstance(instruction, Run):
                 instructions.append(instruction)
-            elif (run := _moved(instruction, program, engines, values)) is not None:
+            elif (run := moved(instruction, program, engines, values)) is not None:
                 instructions.append(run)
         specs = {values[name]: settled[name] for name in outputs}
         result = replace(
@@ -111,30 +113,30 @@ class HoistPrompt(Pass):
                 found |= {name: self._tensors[name] for name in engine.outputs}
         return found
 
-    def _cut(self, program: Program, candidates: Set[str]) -> _Cut:
-        """Keeps the candidates that at least two calls read. One that is dropped is computed by its reader
-        again, which may then read candidates behind it.
-        """
-        calls: dict[str, set[int]] = {}
-        for run in program.runs():
-            calls.setdefault(run.engine, set()).add(run.call)
-        known = set(candidates)
-        while True:
-            inputs = {
-                engine.name: boundary(self._model, engine.inputs, engine.outputs, known)
-                for engine in program.engines
-            }
-            readers: dict[str, set[int]] = {}
-            for engine, read in inputs.items():
-                for name in known.intersection(read):
-                    readers.setdefault(name, set()).update(calls[engine])
-            once = {name for name, reading in readers.items() if len(reading) < 2}
-            if not once:
-                return _Cut(known, inputs)
-            known -= once
+
+def cut_at(model: ir.Model, program: Program, candidates: Set[str]) -> Cut:
+    """Keeps the candidates that at least two calls read. One that is dropped is computed by its reader again,
+    which may then read candidates behind it.
+    """
+    calls: dict[str, set[int]] = {}
+    for run in program.runs():
+        calls.setdefault(run.engine, set()).add(run.call)
+    known = set(candidates)
+    while True:
+        inputs = {
+            engine.name: boundary(model, engine.inputs, engine.outputs, known) for engine in program.engines
+        }
+        readers: dict[str, set[int]] = {}
+        for engine, read in inputs.items():
+            for name in known.intersection(read):
+                readers.setdefault(name, set()).update(calls[engine])
+        once = {name for name, reading in readers.items() if len(reading) < 2}
+        if not once:
+            return Cut(known, inputs)
+        known -= once
 
 
-def _moved(
+def moved(
     run: Run, program: Program, engines: Mapping[str, Engine], hoisted: Mapping[str, str]
 ) -> Run | None:
     """The run of an engine that reads ``hoisted`` values; None when nothing is left to compute."""

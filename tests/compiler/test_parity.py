@@ -15,6 +15,7 @@ OPTIONAL_PASSES = [
     "eliminate_dead",
     "fold_timestep",
     "hoist_prompt",
+    "hoist_modulation",
     "fold_schedule",
     "fuse",
 ]

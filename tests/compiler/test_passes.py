@@ -30,7 +30,7 @@ def test_unroll():
     assert_golden("unroll", program_text(toy_program(2)))
 
 
-@pytest.mark.parametrize("index", range(7))
+@pytest.mark.parametrize("index", range(8))
 def test_pass(index):
     """The program after each prefix of the default passes."""
     done = passes()[: index + 1]
@@ -140,6 +140,7 @@ def test_disabled_pass_is_left_out_and_unknown_ones_are_refused():
         "value_numbering",
         "eliminate_dead",
         "hoist_prompt",
+        "hoist_modulation",
         "fold_schedule",
     ]
     with pytest.raises(CompileError, match="apply_mask") as error:

@@ -1,0 +1,128 @@
+"""hoist_modulation: what timestep and conditions decide together is computed for all calls at once.
+
+Binding-time analysis again: a tensor *modulates* when it depends on the timestep and on conditions (class,
+pooled prompt, guidance embedding), and on nothing else but weights. In a DiT these are the projections of
+adaLN-Zero, a third of all weights, in Stable Diffusion XL those of the time embedding. A call projects one
+row for each of its samples, which takes as long as reading the weights takes. One engine, ``modulation``,
+projects in the prologue the rows of all calls that need them, and reads the weights once an image.
+
+The engine is a part of the graph, repeated for a larger batch (``graphs/stacking.py``). It is run at build
+time and compared with what calls compute one by one; what the two don't agree on stays in the calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from dipgo_compile.graphs.stacking import BOTH, Stacker, at
+from dipgo_compile.graphs.subgraph import boundary
+from dipgo_compile.partition import tensor_spec
+from dipgo_compile.passes.base import Pass, PassResult
+from dipgo_compile.passes.eliminate_dead import EliminateDead
+from dipgo_compile.passes.hoist_prompt import WORK, Cut, cut_at, moved
+from dipgo_compile.program import PROLOGUE, BlockGraph, Engine, Instruction, Program, Run, TensorSpec
+
+ENGINE = "modulation"
+
+
+class HoistModulation(Pass):
+    """Expects one engine a block, whose inputs and outputs are named by ``graph`` tensors. Adds nodes to the
+    model.
+    """
+
+    name = "hoist_modulation"
+
+    def __init__(self, model: ir.Model, graph: BlockGraph) -> None:
+        self._model, self._graph = model, graph
+
+    def __call__(self, program: Program) -> PassResult:
+        stacker = Stacker(self._model, self._graph)
+        candidates = {
+            str(value.name): value
+            for value, depends in stacker.depends.items()
+            if depends == BOTH and _is_work(value) and value.name != self._graph.output
+        }
+        refused: set[str] = set()
+        while True:
+            cut = cut_at(self._model, program, candidates.keys() - refused)
+            rest = _reading(program, cut)
+            wanted = _timesteps(rest, cut.known)
+            failed = {name for name, timesteps in wanted.items() if not stacker.stack(name, timesteps)}
+            if not failed:
+                break
+            refused |= failed
+            stacker.clear()
+        if not wanted:
+            return PassResult(program, False, "no work of two calls depends on timestep and conditions")
+        specs = {
+            at(name, timestep): tensor_spec(candidates[name])
+            for name, timesteps in wanted.items()
+            for timestep in timesteps
+        }
+        result = self._with_modulation(rest, specs)
+        blocks = sum(not wanted.keys().isdisjoint(engine.inputs) for engine in rest.engines)
+        nbytes = sum(spec.nbytes for spec in specs.values())
+        return PassResult(
+            result, True, f"{len(wanted)} tensors of {blocks} blocks, {nbytes:,} bytes for all calls"
+        )
+
+    def _with_modulation(self, rest: Program, specs: Mapping[str, TensorSpec]) -> Program:
+        """The program with the engine and the run that define the values of ``specs``."""
+        settled = _prologue_values(rest)
+        outputs = tuple(specs)
+        inputs = boundary(self._model, (*self._graph.conditions, *settled), outputs)
+        run = Run(ENGINE, PROLOGUE, tuple(settled.get(name, name) for name in inputs), outputs)
+        once = sum(run.call == PROLOGUE for run in rest.runs())  # they come first, and so do their engines
+        engine = Engine(ENGINE, (ENGINE,), inputs, outputs)
+        return replace(
+            rest,
+            engines=(*rest.engines[:once], engine, *rest.engines[once:]),
+            specs={**rest.specs, **specs},
+            instructions=(*rest.instructions[:once], run, *rest.instructions[once:]),
+        )
+
+
+def _is_work(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and node.op_type in WORK and value.shape is not None and value.shape.is_static()
+
+
+def _reading(program: Program, cut: Cut) -> Program:
+    """The program whose runs read the known tensors of the cut, each at its timestep, without what is left to
+    compute for nobody.
+    """
+    engines = cut.engines(program)
+    instructions: list[Instruction] = []
+    for instruction in program.instructions:
+        if isinstance(instruction, Run) and instruction.call != PROLOGUE:
+            timestep = program.calls[instruction.call].timestep
+            run = moved(instruction, program, engines, {name: at(name, timestep) for name in cut.known})
+            instructions += [] if run is None else [run]
+        else:
+            instructions.append(instruction)
+    read = replace(program, engines=tuple(engines.values()))
+    return EliminateDead()(read.with_instructions(tuple(instructions))).program
+
+
+def _timesteps(program: Program, known: Set[str]) -> dict[str, tuple[float, ...]]:
+    """For every known tensor that is read, the timesteps at which it is, in order of use."""
+    found: dict[str, dict[float, None]] = {}
+    for run in program.runs():
+        if run.call != PROLOGUE:
+            for name in known & set(program.engine(run.engine).inputs):
+                found.setdefault(name, {})[program.calls[run.call].timestep] = None
+    return {name: tuple(steps) for name, steps in sorted(found.items())}
+
+
+def _prologue_values(program: Program) -> dict[str, str]:
+    """The tensors that the prologue computes already, and the values they are in the program."""
+    return {
+        tensor: value
+        for run in program.runs()
+        if run.call == PROLOGUE
+        for tensor, value in zip(program.engine(run.engine).outputs, run.outputs, strict=True)
+        if value is not None
+    }
