@@ -249,7 +249,8 @@ class _Bench:
             for name in workers:
                 rows[name]["seconds_per_image"] = _spread(samples[name])
         kept = [other for other in found.get("turns", []) if _names(other) != turn.rows]
-        order = {other.rows: index for index, other in enumerate(case.turns)}
+        declared = next(other for other in self._scenario.cases if other.name == case.name)
+        order = {other.rows: index for index, other in enumerate(declared.turns)}
         found["turns"] = sorted(
             [*kept, {"repeats": turn.repeats, "rows": list(rows.values())}],
             key=lambda made: order.get(_names(made), len(order)),
