@@ -78,6 +78,7 @@ class Case:
     precision. ``footprint``: also measure loading, memory and size on disk. ``profile``: also measure what
     each block takes alone, which tells how far seconds follow multiply-accumulates. ``quick``: part of a
     quick run. ``subject``: None is the scenario's.
+    ``split_guidance``: the plan computes the halves of a guided batch one after the other.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Case:
     profile: bool = False
     quick: bool = True
     subject: Subject | None = None
+    split_guidance: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,15 @@ SD15_CASES = (
         RELEASED,
         (Turn(("plan", "dense"), repeats=2),),
         fuse=False,
+    ),
+    Case(
+        "released-0.80-split",
+        "the same mask, split guidance",
+        RELEASED,
+        (Turn(("plan", "dense"), repeats=2),),
+        footprint=True,
+        quick=False,
+        split_guidance=True,
     ),
     Case(
         "layer-0.5",

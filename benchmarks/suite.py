@@ -306,18 +306,25 @@ class _Steps:
 def _build_options(scenario: SuiteScenario, case: Case) -> BuildOptions:
     """Raises BackendError for a backend or a precision that there isn't."""
     pixels = scenario.subject(case).pixels
-    options = BuildOptions(height=pixels, width=pixels, backend=case.backend, precision=case.precision)
+    options = BuildOptions(
+        height=pixels,
+        width=pixels,
+        backend=case.backend,
+        precision=case.precision,
+        split_guidance=case.split_guidance,
+    )
     return options if case.fuse else replace(options, fuse="none")
 
 
 @functools.lru_cache(maxsize=1)
-def _exported(subject: Subject) -> Exported:
-    size = BuildOptions(height=subject.pixels, width=subject.pixels)
+def _exported(subject: Subject, split_guidance: bool) -> Exported:
+    size = BuildOptions(height=subject.pixels, width=subject.pixels, split_guidance=split_guidance)
     return Exported.of(load(subject.model), size)
 
 
 def _build_shared(scenario: SuiteScenario, case: Case, options: BuildOptions, bundle: Path) -> Json:
-    found = _build(scenario, case, options, bundle, _exported(scenario.subject(case)))
+    exported = _exported(scenario.subject(case), case.split_guidance)
+    found = _build(scenario, case, options, bundle, exported)
     del found["build_seconds"]
     return found
 
@@ -360,7 +367,7 @@ def _prepare(subject: Subject, bundle: Path, workspace: Path, exported: Exported
 
 
 def _prepare_shared(subject: Subject, bundle: Path, workspace: Path) -> None:
-    _prepare(subject, bundle, workspace, _exported(subject))
+    _prepare(subject, bundle, workspace, _exported(subject, split_guidance=False))
 
 
 def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -449,6 +456,7 @@ def _found(content: Json, case: Case) -> Json:
         "backend": case.backend,
         "precision": case.precision,
         "fused": case.fuse,
+        **({"split_guidance": True} if case.split_guidance else {}),
     }
     if case.subject is not None:
         new |= {"model": case.subject.model, "pixels": case.subject.pixels}

@@ -95,9 +95,14 @@ class SuiteResult:
             return None
         return float(found["peak_mapped_bytes"]) / dense
 
+    def with_footprint(self) -> list[Json]:
+        """The cases whose memory and sizes were measured."""
+        return [case for case in self.cases if "footprint" in case]
+
     def footprint(self) -> Json | None:
-        """Of the one case that has it."""
-        return next((case["footprint"] for case in self.cases if "footprint" in case), None)
+        """What the goals are about: that of the one case without split guidance."""
+        whole = (case["footprint"] for case in self.with_footprint() if not case.get("split_guidance"))
+        return next(whole, None)
 
     def peak(self, row: str, memory: str | None = None) -> int | None:
         found = self._peak(row, memory)

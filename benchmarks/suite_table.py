@@ -27,7 +27,8 @@ def render(result: SuiteResult, pictures: Sequence[Path] = ()) -> Iterator[str]:
     yield from _limits(result)
     yield from _unsteady(result)
     yield from _times(result)
-    yield from _footprint(result)
+    for case in result.with_footprint():
+        yield from _footprint(case)
     yield from _builds(result)
     yield from _failures(result)
     for picture in pictures:
@@ -119,12 +120,9 @@ def _times(result: SuiteResult) -> Iterator[str]:
     )
 
 
-def _footprint(result: SuiteResult) -> Iterator[str]:
-    found = result.footprint()
-    if found is None:
-        return
-    case = next(case for case in result.cases if "footprint" in case)
-    dense = result.peak("dense")
+def _footprint(case: Json) -> Iterator[str]:
+    found = case["footprint"]
+    dense = next((peak.get("peak_pss_bytes") for peak in found["peaks"] if peak["row"] == "dense"), None)
     peaks = [peak for peak in found["peaks"] if "peak_pss_bytes" in peak]
     if peaks:
         calls = max(peak["calls"] for peak in peaks)
@@ -181,10 +179,10 @@ def _failures(result: SuiteResult) -> Iterator[str]:
     failures += [
         (f"{case['name']}, {row['name']}", row["failed"]) for case, _, row in result.rows() if "failed" in row
     ]
-    found = result.footprint()
-    for peak in found["peaks"] if found else []:
-        if "failed" in peak:
-            failures.append((f"memory of {peak['row']}, {peak['memory']}", peak["failed"]))
+    for case in result.with_footprint():
+        for peak in case["footprint"]["peaks"]:
+            if "failed" in peak:
+                failures.append((f"memory of {peak['row']}, {peak['memory']}", peak["failed"]))
     if failures:
         yield ""
         yield "Failed:"

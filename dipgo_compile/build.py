@@ -50,6 +50,8 @@ class BuildOptions:
     (None: the model's own size). With ``guidance`` the denoiser runs on twice as many samples, and the
     guidance scale stays a run-time number; None: where the model knows the order of the two halves, and
     wasn't distilled to read the scale.
+    ``split_guidance`` computes those halves one after the other, with engines for half the batch: less memory
+    for activations, and half the work at a guidance scale of 1.
     ``start_step`` makes an image-to-image bundle, which begins with that inference step: see ``begun``.
     ``fuse`` and ``max_engines`` say how runs become engines (``passes/fuse.py``). ``disabled`` names
     passes and rewrites to leave out, for bisecting a wrong result. ``provider``, ``precision`` and
@@ -62,6 +64,7 @@ class BuildOptions:
     height: int | None = None
     width: int | None = None
     guidance: bool | None = None
+    split_guidance: bool = False
     start_step: int | None = None
     fuse: str = "auto"
     max_engines: int = MAX_ENGINES
@@ -243,8 +246,8 @@ def _sizes(source: str, options: BuildOptions) -> Reading | None:
 
 
 def guidance_of(model: Denoiser, options: BuildOptions) -> Guidance | None:
-    """How the guided batch lies; None without guidance. Raises InputError where nobody knows the order, and
-    for guidance of a denoiser that was distilled to do without.
+    """How the guided batch lies; None without guidance. Raises InputError where nobody knows the order, for
+    guidance of a denoiser that was distilled to do without, and where there is nothing to split.
     """
     order = model.guidance_order
     distilled = any(spec.name == GUIDANCE_EMBEDDING for spec in model.inputs(model.geometry()))
@@ -261,8 +264,14 @@ def guidance_of(model: Denoiser, options: BuildOptions) -> Guidance | None:
             mend="state it as --guidance-order uncond,cond (Stable Diffusion's) or cond,uncond (DiT's)",
         )
     if order is None or distilled or options.guidance is False:
+        if options.split_guidance:
+            raise InputError(
+                "there is no guidance to split: the bundle is built without",
+                where=model.source,
+                mend="leave --split-guidance out, or build with --guidance",
+            )
         return None
-    return Guidance(order)
+    return Guidance(order, options.split_guidance)
 
 
 def check(mask: Mask, model: Denoiser) -> Schedule:
@@ -299,8 +308,24 @@ def begun(mask: Mask, model: Denoiser, start_step: int) -> tuple[Mask, Schedule]
 
 
 def _geometry(model: Denoiser, options: BuildOptions) -> Geometry:
-    samples = 1 if guidance_of(model, options) is None else 2
-    return model.geometry(options.images * samples, options.height, options.width)
+    """Of the denoiser's samples: one an image, two where both halves of a guided batch are in one run."""
+    guidance = guidance_of(model, options)
+    split = guidance is not None and guidance.split
+    samples = 1 if guidance is None or split else 2
+    geometry = model.geometry(options.images * samples, options.height, options.width)
+    if split:
+        _check_batches(model, geometry)
+    return geometry
+
+
+def _check_batches(model: Denoiser, geometry: Geometry) -> None:
+    for given in model.inputs(geometry):
+        if given.role == "condition" and given.spec.shape[:1] != (geometry.batch,):
+            raise InputError(
+                f"the condition {given.name!r} has no batch, so guidance can't be split",
+                where=model.source,
+                mend="leave --split-guidance out",
+            )
 
 
 def _check_size(exported: Exported, options: BuildOptions) -> None:
@@ -352,6 +377,7 @@ def _interface(graph: BlockGraph, program: Program, guidance: Guidance | None) -
         draws=tuple(name for name in program.inputs if is_draw(name)),
         guidance=guidance.order if guidance else None,
         image_latents=IMAGE if IMAGE in program.inputs else None,
+        split=guidance is not None and guidance.split,
     )
 
 

@@ -5,12 +5,15 @@ Of an ONNX file there is no SuperNet; ``graphs/reference.py`` takes its place, w
 Two comparisons. *Hosted*: the reference drives the loop, and at every denoiser call the plan is asked for its
 noise prediction on exactly the same sample, so the first call that disagrees is the one at fault. *Whole*:
 the plan denoises by itself, schedule and guidance included, and its final latents are compared.
+
+Both see whole batches, also where the plan splits the guidance. An ONNX file runs as often as the plan does,
+once for each half: its batch may be fixed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +98,7 @@ def compare(
             start = Start(schedule.start.step, torch.from_numpy(inputs.image_latents))
         with (
             torch.no_grad(),
-            _oracle(model, made, threads) as oracle,
+            _oracle(model, made, plan, threads) as oracle,
             drawn(scheduler, noise),
         ):
             reference = denoise(
@@ -128,7 +131,7 @@ def compare(
 
 
 @contextmanager
-def _oracle(model: Denoiser, mask: Mask, threads: int | None) -> Iterator[Predict]:
+def _oracle(model: Denoiser, mask: Mask, plan: Plan, threads: int | None) -> Iterator[Predict]:
     """The definition of correct: answers the calls in order, each as its row of the mask says."""
     from dipgo_trainer.supernet import SuperNet
 
@@ -138,8 +141,10 @@ def _oracle(model: Denoiser, mask: Mask, threads: int | None) -> Iterator[Predic
     if isinstance(model, OnnxModel):
         from dipgo_compile.graphs.reference import OnnxReference
 
-        with OnnxReference(model, mask, threads) as reference:
-            yield reference
+        with ExitStack() as stack:
+            halves = 2 if plan.interface.split else 1
+            given = [OnnxReference(model, mask, threads) for _ in range(halves)]
+            yield _in_parts([stack.enter_context(reference) for reference in given], plan.samples)
         return
     assert isinstance(model, Model)
     with SuperNet(model.denoiser, mask.blocks, mask.reuse) as net:
@@ -149,6 +154,21 @@ def _oracle(model: Denoiser, mask: Mask, threads: int | None) -> Iterator[Predic
             return model.predict(given)
 
         yield predict
+
+
+def _in_parts(references: Sequence[Predict], samples: int) -> Predict:
+    """Each reference on its part of a batch of ``samples``; what has no batch goes to all."""
+    count = len(references)
+
+    def predict(call: int, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        parts = {
+            name: value.chunk(count) if value.shape[:1] == (samples,) else (value,) * count
+            for name, value in given.items()
+        }
+        each = [{name: part[index] for name, part in parts.items()} for index in range(count)]
+        return torch.cat([reference(call, part) for reference, part in zip(references, each, strict=True)])
+
+    return predict
 
 
 def _all_draws(schedule: Schedule, plan: Plan, inputs: Example) -> list[torch.Tensor]:

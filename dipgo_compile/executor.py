@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,29 @@ from dipgo_compile.errors import BundleError, InputError
 from dipgo_compile.formats.plan_json import ALIGNMENT
 from dipgo_compile.host_calls import HostCalls, Step
 from dipgo_compile.plan import Plan
-from dipgo_compile.program import PROLOGUE, Array, Coefficient, Combine, Run, TensorSpec, Term
+from dipgo_compile.program import PROLOGUE, Array, Coefficient, Combine, Instruction, Run, TensorSpec, Term
+from dipgo_compile.unguided import SCALE, unguided
 
 Coefficients = list[float]
 UNITS = (Coefficient(1.0), Coefficient(-1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """The steps of an image in order. ``starts``: where a denoiser call begins, and which, for callbacks."""
+
+    steps: tuple[Step, ...]
+    starts: tuple[tuple[int, int], ...]
+
+    def follow(self, callback: Callable[[int], None]) -> None:
+        begin = 0
+        for start, call in self.starts:
+            for step in self.steps[begin:start]:
+                step()
+            callback(call)
+            begin = start
+        for step in self.steps[begin:]:
+            step()
 
 
 class Session:
@@ -41,16 +61,12 @@ class Session:
         combines = [instruction for instruction in program.instructions if isinstance(instruction, Combine)]
         sizes = [program.specs[combine.output].nbytes for combine in combines if not _is_signed_sum(combine)]
         self._scratch = aligned(max(sizes, default=0))
-        self._steps = tuple(
-            self._bind(instruction) if isinstance(instruction, Run) else self._prepare(instruction)
-            for instruction in program.instructions
-        )
-        # Where a denoiser call begins, for callbacks.
-        starts: dict[int, int] = {}
-        for index, instruction in enumerate(program.instructions):
-            if isinstance(instruction, Run) and instruction.call != PROLOGUE:
-                starts.setdefault(instruction.call, index)
-        self._starts = tuple((index, call) for call, index in starts.items())
+        self._steps = tuple(map(self._step, program.instructions))
+        self._course = _course(program.instructions, self._steps)
+        left = unguided(program)
+        pairs = zip(program.instructions, self._steps, left, strict=True)
+        steps = [step if kept is whole else self._step(kept) for whole, step, kept in pairs if kept]
+        self._unguided = _course([kept for kept in left if kept], steps)
         self._host: HostCalls | None = None
         self._next_call = 0
 
@@ -68,7 +84,8 @@ class Session:
 
         ``latents`` is the initial noise, of unit variance; ``conditions`` go by name, their batch doubled
         under guidance; ``draws`` is the unit noise of stochastic schedulers; ``image_latents`` is what an
-        image-to-image plan begins with. ``callback`` gets the index of every denoiser call that computes
+        image-to-image plan begins with. At a ``guidance_scale`` of 1 only what the conditional prediction
+        takes is computed (``unguided.py``). ``callback`` gets the index of every denoiser call that computes
         anything, before it runs; an exception from it ends the image. Raises InputError.
         """
         interface = self.plan.interface
@@ -85,18 +102,12 @@ class Session:
                 self._feed(name, draw)
             for index, coefficient in self._guided:
                 self._coefficients[index] = coefficient.at(guidance_scale)
+            course = self._unguided if guidance_scale == SCALE else self._course
             if callback is None:
-                for step in self._steps:
+                for step in course.steps:
                     step()
             else:
-                begin = 0
-                for start, call in self._starts:
-                    for step in self._steps[begin:start]:
-                        step()
-                    callback(call)
-                    begin = start
-                for step in self._steps[begin:]:
-                    step()
+                course.follow(callback)
             return self._tensors[self.plan.program.output].copy()
 
     def warm_up(self) -> None:
@@ -119,8 +130,10 @@ class Session:
     def run_call(self, index: int, sample: npt.ArrayLike, conditions: Mapping[str, npt.ArrayLike]) -> Array:
         """The noise prediction of one denoiser call, a new array, for hosts with their own scheduler.
 
-        ``sample`` is what the denoiser reads: scaled, and doubled under guidance. Calls come in order; call 0
-        starts an image, forgets the one before and is the only one to read ``conditions``. Raises InputError.
+        ``sample`` is what the denoiser reads: scaled, and doubled under guidance; where a plan splits the
+        guidance, both halves must be the same, as they are in a diffusers pipeline. Calls come in order; call
+        0 starts an image, forgets the one before and is the only one to read ``conditions``. Raises
+        InputError.
         """
         with self._claimed():
             if index not in (0, self._next_call) or index >= len(self.plan.program.calls):
@@ -130,8 +143,7 @@ class Session:
             if self._host is None:
                 self._host = HostCalls(self.plan.program, self._tensors, self._steps)
             self._next_call = 0  # should anything fail, the image has to start again
-            spec = TensorSpec(self._host.sample.dtype.name, self._host.sample.shape)
-            np.copyto(self._host.sample, checked(self.plan.interface.sample, sample, spec))
+            self._feed_sample(self._host, sample)
             if index == 0:
                 self._feed_conditions(conditions)
             self._host.run(index)
@@ -149,6 +161,18 @@ class Session:
         finally:
             self._busy.release()
 
+    def _feed_sample(self, host: HostCalls, sample: npt.ArrayLike) -> None:
+        name, spec = self.plan.interface.sample, TensorSpec(host.sample.dtype.name, host.sample.shape)
+        given = checked(name, sample, spec.repeated(host.halves))
+        first, *others = _parts(given, host.halves)
+        if any(other.tobytes() != first.tobytes() for other in others):
+            raise InputError(
+                f"the halves of {name} differ, and the plan reads one for both: it was built with split "
+                "guidance",
+                mend="pass the same samples twice, or build the bundle without --split-guidance",
+            )
+        np.copyto(host.sample, first)
+
     def _feed_conditions(self, conditions: Mapping[str, npt.ArrayLike]) -> None:
         wanted = self.plan.interface.conditions
         if sorted(conditions) != sorted(wanted):
@@ -158,7 +182,10 @@ class Session:
                 mend="pass each of these by its name, and no other",
             )
         for name, value in conditions.items():
-            self._feed(name, value)
+            inputs = self.plan.interface.inputs_of(name)
+            given = checked(name, value, self.plan.condition(name))
+            for half, part in zip(inputs, _parts(given, len(inputs)), strict=True):
+                np.copyto(self._tensors[half], part)
 
     def _feed_image(self, latents: npt.ArrayLike | None) -> None:
         name = self.plan.interface.image_latents
@@ -177,6 +204,9 @@ class Session:
 
     def _feed(self, name: str, value: npt.ArrayLike) -> None:
         np.copyto(self._tensors[name], checked(name, value, self.plan.program.specs[name]))
+
+    def _step(self, instruction: Instruction) -> Step:
+        return self._bind(instruction) if isinstance(instruction, Run) else self._prepare(instruction)
 
     def _bind(self, run: Run) -> Step:
         return self._engines[run.engine].bind(
@@ -204,6 +234,19 @@ class Session:
         indices = [self._coefficient(term.coefficient) for term in combine.terms]
         scratch = self._scratch[: part.nbytes].view(part.dtype).reshape(part.shape)
         return linear(part, scratch, copies, list(zip(values, indices, strict=True)), self._coefficients)
+
+
+def _course(instructions: Sequence[Instruction], steps: Sequence[Step]) -> _Course:
+    starts: dict[int, int] = {}
+    for index, instruction in enumerate(instructions):
+        if isinstance(instruction, Run) and instruction.call != PROLOGUE:
+            starts.setdefault(instruction.call, index)
+    return _Course(tuple(steps), tuple((index, call) for call, index in starts.items()))
+
+
+def _parts(array: Array, count: int) -> list[Array]:
+    """Equal parts along the batch. A single one may have no batch."""
+    return [array] if count == 1 else np.split(array, count)
 
 
 def _is_signed_sum(combine: Combine) -> bool:

@@ -4,6 +4,10 @@ Of the program only what belongs to the calls is executed, call by call: the run
 between them (``Program.call_values``); the host supplies what the scheduler's combinations would have
 computed. Values keep the places the memory plan gave them, so everything happens in the program's order: a
 sample is written where the combine that defines it stands.
+
+Under split guidance a host sends both halves of its batch, which are the same, and gets both predictions, one
+behind the other: a call takes one half of the sample and gives its predictions into the parts of
+``noise_pred``.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ Step = Callable[[], None]
 class HostCalls:
     """The steps of every call, the prologue's being call 0's. ``sample`` and ``noise_pred`` are the buffers
     between host and program; they are apart from the arena, because values in it are overwritten as soon as
-    the program has no more use for them.
+    the program has no more use for them. ``noise_pred`` has room for ``halves`` predictions, ``sample`` for
+    one half.
 
     Raises CompileError when the program cannot be cut at its calls.
     """
@@ -36,12 +41,16 @@ class HostCalls:
         if not first_use:
             raise CompileError("no call of the program reads a sample")
         self.sample = np.empty_like(tensors[next(iter(first_use))])
-        self.noise_pred = np.empty_like(tensors[program.calls[0].noise_pred])
+        first = [tensors[name] for name in program.calls[0].noise_preds]
+        self.halves = len(first)
+        self.noise_pred = np.concatenate(first)
+        self._parts = np.split(self.noise_pred, self.halves)
 
         needed = program.call_values()
-        answers = {call.noise_pred: index for index, call in reversed(list(enumerate(program.calls)))}
+        calls = reversed(list(enumerate(program.calls)))
+        answers = {name: index for index, call in calls for name in call.noise_preds}
         since = dict.fromkeys((*program.constants, *program.inputs), 0) | first_use  # first call to have it
-        held = [""] * len(program.calls)
+        held = [[""] * self.halves for _ in program.calls]
         current = 0
         for name in program.inputs:
             if name in first_use:
@@ -66,14 +75,17 @@ class HostCalls:
             current = index
             self._steps[index].append(step)
             since |= dict.fromkeys(writes(instruction), index)
-            if program.calls[index].noise_pred in writes(instruction):
-                self._give(index, program.calls[index].noise_pred)
-                held[index] = program.calls[index].noise_pred
+            for half, name in enumerate(program.calls[index].noise_preds):
+                if name in writes(instruction):
+                    self._give(index, half, name)
+                    held[index][half] = name
         for index, call in enumerate(program.calls):
-            held[index] = held[index] or held[max(index - 1, 0)]
-            if held[index] != call.noise_pred:
+            before = held[max(index - 1, 0)]
+            held[index] = [given or earlier for given, earlier in zip(held[index], before, strict=True)]
+            if tuple(held[index]) != call.noise_preds:
                 raise CompileError(
-                    f"call {index} does not answer with {call.noise_pred!r}, the program's value"
+                    f"call {index} does not answer with {', '.join(map(repr, call.noise_preds))}, the "
+                    "program's own"
                 )
 
     def run(self, index: int) -> None:
@@ -87,6 +99,6 @@ class HostCalls:
         target, sample = self._tensors[name], self.sample
         self._steps[index].append(lambda: np.copyto(target, sample))
 
-    def _give(self, index: int, name: str) -> None:
-        source, noise_pred = self._tensors[name], self.noise_pred
-        self._steps[index].append(lambda: np.copyto(noise_pred, source))
+    def _give(self, index: int, half: int, name: str) -> None:
+        source, part = self._tensors[name], self._parts[half]
+        self._steps[index].append(lambda: np.copyto(part, source))

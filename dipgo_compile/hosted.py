@@ -58,8 +58,8 @@ class HostedDenoiser:
         """The ``torch.dtype`` of sample and answer."""
         import torch
 
-        noise_pred = self._plan.program.calls[0].noise_pred
-        return getattr(torch, self._plan.program.specs[noise_pred].dtype)
+        first, *_ = self._plan.program.calls[0].noise_preds
+        return getattr(torch, self._plan.program.specs[first].dtype)
 
     @property
     def device(self) -> Any:
@@ -132,8 +132,7 @@ class HostedDenoiser:
         return any(not _same(array, self._conditions[name]) for name, array in conditions.items())
 
     def _check_batch(self, shape: tuple[int, ...]) -> None:
-        calls, specs = self._plan.program.calls, self._plan.program.specs
-        compiled = specs[calls[0].noise_pred].shape[0]
+        compiled = self._plan.samples
         batch = shape[0] if shape else 0
         if batch == compiled:
             return

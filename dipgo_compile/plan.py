@@ -23,6 +23,8 @@ class Interface:
     ``guidance`` is the order in which the halves of a guided batch lie, such as ``("uncond", "cond")``, or
     None where the plan was built without guidance. ``image_latents`` is the program input for the latents of
     the images to begin with, of the same shape as the noise, or None where a plan begins with noise alone.
+    ``split``: the program computes the halves of a guided batch one after the other, and has an input for
+    each half of a condition (``inputs_of``). Outside, conditions are given as ever, doubled.
     """
 
     sample: str
@@ -32,6 +34,23 @@ class Interface:
     draws: tuple[str, ...] = ()
     guidance: tuple[str, str] | None = None
     image_latents: str | None = None
+    split: bool = False
+
+    def inputs_of(self, condition: str) -> tuple[str, ...]:
+        """The program inputs that take a condition, in the order in which it holds them along its batch."""
+        if self.split and self.guidance is not None:
+            return tuple(half_of(condition, half) for half in self.guidance)
+        return (condition,)
+
+    def given(self, condition: str, specs: Mapping[str, TensorSpec]) -> TensorSpec:
+        """What is given for a condition from outside. ``specs`` are those of the program."""
+        inputs = self.inputs_of(condition)
+        return specs[inputs[0]].repeated(len(inputs))
+
+
+def half_of(condition: str, half: str) -> str:
+    """The program input for one half of a condition, under split guidance."""
+    return f"{condition}@{half}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +149,15 @@ class Plan:
     engine_macs: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     pipeline: PipelineParts | None = None
+
+    def condition(self, name: str) -> TensorSpec:
+        """What is given for a condition from outside: under guidance, both halves."""
+        return self.interface.given(name, self.program.specs)
+
+    @property
+    def samples(self) -> int:
+        """How many samples a host sends in a call, and how many predictions it gets: two an image under
+        guidance.
+        """
+        noise_preds = self.program.calls[0].noise_preds
+        return self.program.specs[noise_preds[0]].shape[0] * len(noise_preds)

@@ -32,6 +32,10 @@ class TensorSpec:
     def nbytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
+    def repeated(self, times: int) -> TensorSpec:
+        """So many of them, one behind the other along the batch, which is the leading axis."""
+        return replace(self, shape=(*(times * size for size in self.shape[:1]), *self.shape[1:]))
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -152,12 +156,14 @@ class Term:
 class Run:
     """Compute an engine. ``inputs`` and ``outputs`` are values in the order of the engine's tensors; an
     output that nobody reads is None. ``call`` is the denoiser call it belongs to, or ``PROLOGUE``.
+    ``half`` is what it computes of a call under split guidance, ``uncond`` or ``cond``; None: the whole call.
     """
 
     engine: str
     call: int
     inputs: tuple[str, ...]
     outputs: tuple[str | None, ...]
+    half: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +199,14 @@ def writes(instruction: Instruction) -> tuple[str, ...]:
 class Call:
     """One denoiser call as a host scheduler sees it.
 
-    ``sample`` is the value the denoiser reads (None when this call doesn't read it), ``noise_pred`` the one
-    it answers with, which an earlier call may have computed.
+    ``sample`` is the value the denoiser reads (None when this call doesn't read it). ``noise_preds`` are what
+    it answers with, and an earlier call may have computed: one value, or under split guidance one for each
+    half, in order; both halves read the same sample.
     """
 
     timestep: float
     sample: str | None
-    noise_pred: str
+    noise_preds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -235,7 +242,7 @@ class Program:
         its own supplies what they would have computed.
         """
         samples = {call.sample for call in self.calls}
-        needed = {call.noise_pred for call in self.calls}
+        needed = {name for call in self.calls for name in call.noise_preds}
         for instruction in reversed(self.instructions):
             if isinstance(instruction, Run) or (
                 instruction.output in needed and instruction.output not in samples

@@ -31,6 +31,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "images": images,
         "latents": [height, width],
         "guidance": None if interface.guidance is None else list(interface.guidance),
+        "split_guidance": interface.split,
         "pipeline": None if plan.pipeline is None else dump_pipeline(plan.pipeline),
         "schedule": {
             "class": plan.schedule["class"],
@@ -89,7 +90,9 @@ def tensors(plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def timeline(plan: Plan) -> Iterator[dict[str, Any]]:
-    """The calls in order, neighbours that run the same engines taken together. No engines: all is reused."""
+    """The calls in order, neighbours that run the same engines taken together. No engines: all is reused.
+    Under split guidance every engine is there once for each half.
+    """
     engines: dict[int, list[str]] = {}
     for instruction in plan.program.instructions:
         if isinstance(instruction, Run):
@@ -133,7 +136,8 @@ def _call_times(plan: Plan, times: Sequence[EngineTime]) -> Iterator[str]:
     for engines, count in kinds.most_common():
         measured = sum(seconds[name] for name in engines)
         total += count * measured
-        label = ", ".join(engines) if len(engines) < 4 else f"{len(engines)} engines"
+        listed = _named(list(engines), plan.interface.split)
+        label = listed if len(engines) < 4 else f"{len(engines)} engines"
         at_best = sum(least[name] for name in engines)
         figures = f"{1e3 * measured:>11.2f} ms{1e3 * at_best:>11.2f} ms"
         yield f"  {_count(count, 'call'):<12}{label or 'reuse':<24}{figures}"
@@ -144,9 +148,7 @@ def _call_times(plan: Plan, times: Sequence[EngineTime]) -> Iterator[str]:
 def _head(found: dict[str, Any]) -> Iterator[str]:
     schedule, calls, macs = found["schedule"], found["calls"], found["macs"]
     height, width = found["latents"]
-    guidance = (
-        "no guidance" if found["guidance"] is None else f"guidance, batch is {' + '.join(found['guidance'])}"
-    )
+    guidance = _guidance(found["guidance"], found["split_guidance"])
     yield _line("model", f"{found['model']['source']} ({found['model']['class']})")
     yield _line("target", "{backend} on {provider}, {precision}".format(**found["target"]))
     yield _line("size", f"{_count(found['images'], 'image')} of {height} x {width} latents, {guidance}")
@@ -158,11 +160,20 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
     counts = found["instructions"]
     runs = _count(counts["run"] - len(found["prologue"]), "run")
     once = " and a prologue" if found["prologue"] else ""
+    once += " for each half" if once and found["split_guidance"] else ""
     yield _line("program", f"{runs}{once}, {_count(counts['combine'], 'combination')}")
     yield _line("MACs", f"{macs['kept']:,} of {macs['dense']:,}: ideal speedup {macs['ideal_speedup']:.2f}")
+    if found["split_guidance"]:
+        yield _line("", f"half of them at guidance scale 1: ideal speedup {2 * macs['ideal_speedup']:.2f}")
     yield _line("arena", f"{found['arena_bytes']:,} bytes, {found['naive_bytes']:,} without sharing")
     yield _line("constants", f"{found['constants_bytes']:,} bytes")
     yield _line("weights", f"{found['weights_bytes']:,} bytes")
+
+
+def _guidance(order: list[str] | None, split: bool) -> str:
+    if order is None:
+        return "no guidance"
+    return f"split guidance, {' then '.join(order)}" if split else f"guidance, batch is {' + '.join(order)}"
 
 
 def _pipeline(parts: dict[str, Any] | None) -> Iterator[str]:
@@ -186,12 +197,21 @@ def _timeline(plan: Plan, found: dict[str, Any]) -> Iterator[str]:
     spans = found["timeline"]
     labels = [_span(span["first"], span["last"]) for span in spans]
     width = max(map(len, (*labels, *(["prologue"] if found["prologue"] else []))))
+    split = found["split_guidance"]
     if found["prologue"]:
-        yield f"  {'prologue':<{width}}  {'once an image':<18}  {', '.join(found['prologue'])}"
+        yield f"  {'prologue':<{width}}  {'once an image':<18}  {_named(found['prologue'], split)}"
     for label, span in zip(labels, spans, strict=True):
         first, last = (plan.program.calls[span[end]].timestep for end in ("first", "last"))
         at = f"t {first:g}" if span["first"] == span["last"] else f"t {first:g} .. {last:g}"
-        yield f"  {label:<{width}}  {at:<18}  {', '.join(span['engines']) or 'reuse'}"
+        yield f"  {label:<{width}}  {at:<18}  {_named(span['engines'], split) or 'reuse'}"
+
+
+def _named(engines: list[str], split: bool) -> str:
+    """Engines in the order of their runs; what both halves run is said once."""
+    half = engines[: len(engines) // 2]
+    return (
+        f"each half: {', '.join(half)}" if split and half and half + half == engines else ", ".join(engines)
+    )
 
 
 def _span(first: int, last: int) -> str:

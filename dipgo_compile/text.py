@@ -5,6 +5,8 @@ One instruction a line; names as in the program, engines and blocks by name, coe
     0  sample@0 = latents
     1  noise_pred@0 = pattern0(sample@0, encoder_hidden_states, 14 constants)  # call 0
     2  latents@1 = 1.06 * latents + (0.5 - 0.5 g) * noise_pred@0[0:1] + ...
+
+Under split guidance a run says its half, too: ``# call 0, uncond``.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ def _run(program: Program, run: Run) -> str:
     if constants:
         values.append(f"{constants} constant{'s' * (constants > 1)}")
     call = "prologue" if run.call == PROLOGUE else f"call {run.call}"
-    return f"{outputs} = {run.engine}({', '.join(values)})  # {call}"
+    half = "" if run.half is None else f", {run.half}"
+    return f"{outputs} = {run.engine}({', '.join(values)})  # {call}{half}"
 
 
 def _sum(combine: Combine) -> str:

@@ -7,7 +7,7 @@ hide one here. The runtime runs the same checks on every bundle it opens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dipgo_compile.errors import CompileError
 from dipgo_compile.plan import Interface
@@ -22,8 +22,8 @@ def verify_program(program: Program) -> None:
     3. Views lie inside their values; a combination's terms are floats of one dtype and shape, which
        its output repeats.
     4. The runs of the prologue come first, so that they read nothing that a call computes.
-    5. A call's sample and noise prediction exist; the noise prediction is there when the call ends, made of
-       samples and of what runs gave until then.
+    5. A call's sample and noise predictions exist; the latter are there when the call ends, made of samples
+       and of what runs gave until then.
     """
     engines = {engine.name: engine for engine in program.engines}
     if len(engines) != len(program.engines):
@@ -79,10 +79,11 @@ def verify_program(program: Program) -> None:
         if name not in defined or name not in program.specs:
             raise CompileError(f"the program's input or output {name!r} is not defined")
     for index, call in enumerate(program.calls):
-        if call_of.get(call.noise_pred, never) > index:
-            raise CompileError(
-                f"the noise prediction {call.noise_pred!r} of call {index} is not computed by then"
-            )
+        for noise_pred in call.noise_preds:
+            if call_of.get(noise_pred, never) > index:
+                raise CompileError(
+                    f"the noise prediction {noise_pred!r} of call {index} is not computed by then"
+                )
         if call.sample is not None and call.sample not in defined:
             raise CompileError(f"the sample {call.sample!r} of call {index} is not defined")
 
@@ -90,12 +91,16 @@ def verify_program(program: Program) -> None:
 def verify_interface(program: Program, interface: Interface) -> None:
     """Raise CompileError unless the outside can give and take what the program reads and answers with.
 
-    1. Every input is given once: as the latents, those of an image, a condition or a draw.
+    1. Every input is given once: as the latents, those of an image, a condition (or half of one) or a draw.
     2. Latents, draws and the output are float32 and have one shape, which begins with the number of images.
     3. The samples of all calls have one spec, and so have the noise predictions.
+    4. Under split guidance every run is of a half, a call answers with a prediction for each, and the halves
+       of a condition have one spec, with a batch. Otherwise runs have no half, and calls one prediction.
     """
     image = () if interface.image_latents is None else (interface.image_latents,)
-    given = [interface.latents, *image, *interface.conditions, *interface.draws]
+    conditions = [interface.inputs_of(name) for name in interface.conditions]
+    given = [interface.latents, *image, *(name for halves in conditions for name in halves)]
+    given += interface.draws
     if sorted(given) != sorted(program.inputs) or len(set(given)) != len(given):
         raise CompileError(
             f"the interface gives {', '.join(given)}, the program reads {', '.join(program.inputs)}"
@@ -106,11 +111,28 @@ def verify_interface(program: Program, interface: Interface) -> None:
         if (spec.dtype, spec.shape) != ("float32", latents.shape) or not spec.shape:
             raise CompileError(f"{name!r} is {spec.dtype}{spec.shape}, not float32{latents.shape}")
     samples = [call.sample for call in program.calls if call.sample is not None]
-    for names in (samples, [call.noise_pred for call in program.calls]):
+    for names in (samples, [name for call in program.calls for name in call.noise_preds]):
         if len({(program.specs[name].dtype, program.specs[name].shape) for name in names}) > 1:
             raise CompileError(
                 f"{', '.join(dict.fromkeys(names))} of different calls differ in shape or dtype"
             )
+    _verify_halves(program, interface.guidance if interface.split else None, conditions)
+
+
+def _verify_halves(
+    program: Program, order: tuple[str, str] | None, conditions: Sequence[tuple[str, ...]]
+) -> None:
+    known = {None} if order is None else {*order}
+    for index, instruction in enumerate(program.instructions):
+        if isinstance(instruction, Run) and instruction.half not in known:
+            raise CompileError(f"a run of the half {instruction.half}", where=f"instruction {index}")
+    for index, call in enumerate(program.calls):
+        if len(call.noise_preds) != len(known):
+            raise CompileError(f"call {index} answers with {len(call.noise_preds)} noise predictions")
+    for halves in conditions:
+        specs = {(program.specs[half].dtype, program.specs[half].shape) for half in halves}
+        if len(specs) > 1 or (order is not None and not program.specs[halves[0]].shape):
+            raise CompileError(f"{' and '.join(halves)} are not of one shape with a batch")
 
 
 def verify_memory(program: Program, memory: MemoryPlan) -> None:

@@ -35,7 +35,7 @@ class Request:
     width: int
 
     def shape(self, condition: str) -> tuple[int, ...]:
-        return self.plan.program.specs[condition].shape
+        return self.plan.condition(condition).shape
 
 
 def reads_guidance(plan: Plan) -> bool:
@@ -69,12 +69,12 @@ def encode(
     order = plan.interface.guidance or ("cond",)
     made = {name: torch.cat([halves[half][name] for half in order]) for name in halves["cond"]}
     if reads_guidance(plan):
-        batch, width = plan.program.specs[GUIDANCE_EMBEDDING].shape
+        batch, width = plan.condition(GUIDANCE_EMBEDDING).shape
         scale = DEFAULT_GUIDANCE_SCALE if guidance_scale is None else guidance_scale
         # Luo et al. 2023, section 4.1. The pipelines count from 0, where 1 means no guidance.
         scales = torch.tensor(scale - 1).repeat(batch)
         made[GUIDANCE_EMBEDDING] = pipeline.get_guidance_scale_embedding(scales, embedding_dim=width)
-    return {name: made[name].to(getattr(torch, plan.program.specs[name].dtype)) for name in wanted}
+    return {name: made[name].to(getattr(torch, plan.condition(name).dtype)) for name in wanted}
 
 
 def classes(pipeline: Any, request: Request) -> Halves:

@@ -116,8 +116,9 @@ def export_surroundings(pipeline: Any, plan: Plan, guidance_scale: float) -> Sur
     """Export the parts for the sizes of a plan. Weights stay references to the pipeline's own memory. Raises
     ModelError for a part that can't be exported.
     """
-    where, specs = str(pipeline.name_or_path), plan.program.specs
-    decoder, image_decoder = _export_decoder(pipeline.vae, specs[plan.program.output], where)
+    where = str(pipeline.name_or_path)
+    latents = plan.program.specs[plan.program.output]
+    decoder, image_decoder = _export_decoder(pipeline.vae, latents, where)
     parts = PipelineParts(
         text_encoder=None,
         image_decoder=image_decoder,
@@ -128,8 +129,9 @@ def export_surroundings(pipeline: Any, plan: Plan, guidance_scale: float) -> Sur
     if getattr(pipeline, "text_encoder", None) is None:
         return Surroundings(parts, {IMAGE_DECODER: decoder}, None)
     (name,) = plan.interface.conditions
-    length = specs[name].shape[1]
-    encoder, text_encoder = _export_encoder(pipeline.text_encoder, name, specs[name], where)
+    spec = plan.condition(name)
+    encoder, text_encoder = _export_encoder(pipeline.text_encoder, name, spec, where)
+    length = spec.shape[1]
     parts = replace(parts, text_encoder=text_encoder, tokenizer=TokenizerFile(TOKENIZER, length))
     graphs = {TEXT_ENCODER: encoder, IMAGE_DECODER: decoder}
     return Surroundings(parts, graphs, tokenizer_of(pipeline, length).to_str())

@@ -84,7 +84,7 @@ def _read_encoder(
     item: Field, program: Program, interface: Interface, files: Mapping[str, FileRecord]
 ) -> Part:
     part = _read_part(item, files)
-    conditions = {name: program.specs[name] for name in interface.conditions}
+    conditions = {name: interface.given(name, program.specs) for name in interface.conditions}
     if part.outputs != conditions:
         raise item.get("outputs").error(
             f"the text encoder does not give the conditions of the program: {', '.join(conditions)}"

@@ -1,4 +1,4 @@
-"""The format of plan.json, version 1.2. Its pipeline part is in ``pipeline_json.py``.
+"""The format of plan.json, version 1.3. Its pipeline part is in ``pipeline_json.py``.
 
 Readable on purpose: instructions name their tensors. Coefficients are written with the shortest digits that
 read back to the same double. ``checksum`` is the SHA-256 of the document without that field, as JSON with
@@ -41,8 +41,9 @@ from dipgo_compile.program import (
 )
 
 FORMAT = "dipgo.plan"
-VERSION = (1, 2)  # what is read; a plan is written in the lowest version that can say it
+VERSION = (1, 3)  # what is read; a plan is written in the lowest version that can say it
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
+HALVES = frozenset({"cond", "uncond"})
 Json = dict[str, Any]
 Bytes = npt.NDArray[np.uint8]
 
@@ -161,9 +162,11 @@ def _document(plan: Plan) -> Json:
     offsets, constant_bytes = constant_offsets(program.constants)
     # Readers of older versions know nothing of images, but ask for every condition by its name.
     image = {} if interface.image_latents is None else {"image_latents": interface.image_latents}
+    # Nor of halves: no input of the program has a condition's name, and two predictions are a list to them.
+    split = {"split_guidance": True} if interface.split else {}
     return {
         "format": FORMAT,
-        "version": [1, 2 if plan.pipeline or image else 1],
+        "version": [1, 3 if split else 2 if plan.pipeline or image else 1],
         "model": dict(plan.model),
         "target": asdict(plan.target),
         "interface": {
@@ -173,6 +176,7 @@ def _document(plan: Plan) -> Json:
             "latents": interface.latents,
             "draws": list(interface.draws),
             "guidance": None if interface.guidance is None else list(interface.guidance),
+            **split,
             **image,
         },
         "schedule": dict(plan.schedule),
@@ -195,10 +199,7 @@ def _document(plan: Plan) -> Json:
             for engine in program.engines
         ],
         "tensors": [_dump_tensor(name, spec, memory, offsets) for name, spec in program.specs.items()],
-        "calls": [
-            {"timestep": call.timestep, "sample": call.sample, "noise_pred": call.noise_pred}
-            for call in program.calls
-        ],
+        "calls": [_dump_call(call) for call in program.calls],
         "instructions": [_dump_instruction(instruction) for instruction in program.instructions],
         **({} if plan.pipeline is None else {"pipeline": dump_pipeline(plan.pipeline)}),
         "files": {
@@ -222,11 +223,19 @@ def _dump_tensor(name: str, spec: TensorSpec, memory: MemoryPlan, offsets: Mappi
     }
 
 
+def _dump_call(call: Call) -> Json:
+    first, *others = call.noise_preds
+    noise_pred = [first, *others] if others else first
+    return {"timestep": call.timestep, "sample": call.sample, "noise_pred": noise_pred}
+
+
 def _dump_instruction(instruction: Instruction) -> Json:
     if isinstance(instruction, Run):
         row: Json = {"run": instruction.engine, "call": instruction.call}
         if instruction.call == PROLOGUE:  # as part of call 0 it is right for readers of version 1.0 too
             row |= {"call": 0, "prologue": True}
+        if instruction.half is not None:
+            row["half"] = instruction.half
         return {**row, "inputs": list(instruction.inputs), "outputs": list(instruction.outputs)}
     terms = []
     for term in instruction.terms:
@@ -335,7 +344,8 @@ def _read_run(item: Field, specs: Mapping[str, TensorSpec], engines: Mapping[str
     call = item.get("call").integer()
     if item.has("prologue") and item.get("prologue").boolean():
         call = PROLOGUE
-    return Run(engine.name, call, inputs, outputs)
+    half = item.get("half").name(HALVES, "half") if item.has("half") else None
+    return Run(engine.name, call, inputs, outputs, half)
 
 
 def _read_term(item: Field, specs: Mapping[str, TensorSpec]) -> Term:
@@ -354,11 +364,14 @@ def _read_term(item: Field, specs: Mapping[str, TensorSpec]) -> Term:
 
 
 def _read_call(item: Field, known: frozenset[str]) -> Call:
-    sample = item.get("sample")
+    sample, noise_pred = item.get("sample"), item.get("noise_pred")
+    halves = noise_pred.items() if isinstance(noise_pred.value, list) else None
+    if halves is not None and len(halves) != len(HALVES):
+        raise noise_pred.error(f"a call has a noise prediction, or one for each half, not {len(halves)}")
     return Call(
         item.get("timestep").number(),
         None if sample.value is None else sample.name(known, "tensor"),
-        item.get("noise_pred").name(known, "tensor"),
+        tuple(half.name(known, "tensor") for half in halves or (noise_pred,)),
     )
 
 
@@ -372,19 +385,28 @@ def _read_interface(item: Field, inputs: frozenset[str]) -> Interface:
     order = None if guidance.value is None else guidance.texts()
     if order is not None and sorted(order) != ["cond", "uncond"]:
         raise guidance.error(f"the order of guidance is uncond, cond or the reverse, not {order}")
-    conditions = tuple(name.name(inputs, "program input") for name in item.get("conditions").items())
+    split = item.has("split_guidance") and item.get("split_guidance").boolean()
+    if split and order is None:
+        raise item.get("split_guidance").error("there is no guidance to be split")
+    conditions = item.get("conditions")
     image = None
     if item.has("image_latents"):
-        image = item.get("image_latents").name(frozenset(conditions), "condition")
-    return Interface(
+        image = item.get("image_latents").name(inputs.intersection(conditions.texts()), "condition")
+    interface = Interface(
         sample=item.get("sample").text(),
         timestep=item.get("timestep").text(),
-        conditions=tuple(name for name in conditions if name != image),
+        conditions=tuple(name for name in conditions.texts() if name != image),
         latents=item.get("latents").name(inputs, "program input"),
         draws=tuple(name.name(inputs, "program input") for name in item.get("draws").items()),
         guidance=None if order is None else (order[0], order[1]),
         image_latents=image,
+        split=split,
     )
+    for condition in conditions.items():
+        for name in () if condition.value == image else interface.inputs_of(condition.text()):
+            if name not in inputs:
+                raise condition.error(f"there is no program input called {name!r}")
+    return interface
 
 
 def _read_model(item: Field) -> Mapping[str, Any]:

@@ -34,7 +34,7 @@ def example_inputs(plan: Plan, seed: int = 0) -> Example:
     limits = _limits(plan)
     conditions: dict[str, Array] = {}
     for name in interface.conditions:
-        spec = specs[name]
+        spec = plan.condition(name)
         if np.dtype(spec.dtype).kind == "f":
             conditions[name] = unit_noise(spec.shape, generator).astype(spec.dtype)
         else:

@@ -57,9 +57,9 @@ def matmul_rate(repeats: int = REPEATS) -> float:
 
 
 def _macs_of_run(plan: Plan, engine: str) -> int | None:
-    """The bundle counts them for one sample; a run computes all samples of the batch."""
+    """The bundle counts them for one sample; a run computes all samples of its batch."""
     macs = plan.engine_macs.get(engine)
-    batch = plan.program.specs[plan.program.calls[0].noise_pred].shape[0]
+    batch = plan.program.specs[plan.program.calls[0].noise_preds[0]].shape[0]
     return None if macs is None else macs * batch
 
 

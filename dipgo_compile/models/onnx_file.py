@@ -192,7 +192,9 @@ class OnnxModel:
 
     def _fixed(self, name: str, fixed: int, asked: int | None) -> InputError:
         if name == "batch" and self.guidance_order:
-            mend = f"the file computes {fixed} samples, two an image under guidance: --batch {fixed // 2}"
+            whole = f"--batch {fixed // 2}, or " if fixed % 2 == 0 else ""
+            mend = f"the file computes {fixed} samples, two an image under guidance: {whole}"
+            mend += f"--batch {fixed} --split-guidance, which runs it twice"
         elif name == "batch":
             mend = f"build for {fixed} images (--batch {fixed}), or with --guidance-order if two samples are "
             mend += "one image"

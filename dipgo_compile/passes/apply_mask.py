@@ -8,6 +8,8 @@ combination, its input now plus what it last added to it:
 ``in@now`` may be a combination itself, of the reused block before. In a chain of blocks that were computed
 in the same call, each one's output then is the next one's input then, and ``fold_schedule`` leaves one
 combination of three terms for all of them.
+
+Under split guidance both halves follow the same row, and each reuses what it computed itself.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class ApplyMask(Pass):
         self._adds_to = _residual_inputs(blocks) if mask.reuse == "residual" else {}
 
     def __call__(self, program: Program) -> PassResult:
-        latest: dict[str, Run] = {}  # engine -> its last run that is kept
+        latest: dict[tuple[str, str | None], Run] = {}  # engine and half -> the last run that is kept
         older: dict[str, str] = {}  # what a reused block would have computed -> the value in its place
         kept: list[Instruction] = []
         deleted = 0
@@ -48,18 +50,19 @@ class ApplyMask(Pass):
             if not isinstance(instruction, Run) or instruction.engine not in self._column:
                 kept.append(instruction)
             elif self._keep[instruction.call][self._column[instruction.engine]]:
-                latest[instruction.engine] = instruction
+                latest[instruction.engine, instruction.half] = instruction
                 kept.append(instruction)
             else:
                 deleted += 1
-                then = latest[instruction.engine]
+                then = latest[instruction.engine, instruction.half]
                 if instruction.engine in self._adds_to:
                     kept.append(_residual(instruction, then, self._adds_to[instruction.engine]))
                 else:
                     pairs = zip(instruction.outputs, then.outputs, strict=True)
                     older |= {new: old for new, old in pairs if new is not None and old is not None}
         calls = tuple(
-            replace(call, noise_pred=older.get(call.noise_pred, call.noise_pred)) for call in program.calls
+            replace(call, noise_preds=tuple(older.get(name, name) for name in call.noise_preds))
+            for call in program.calls
         )
         result = replace(program, calls=calls).with_instructions(tuple(kept))
         return PassResult(result, deleted > 0, f"{deleted} reused block runs deleted")

@@ -17,7 +17,7 @@ class EliminateDead(Pass):
 
     def __call__(self, program: Program) -> PassResult:
         # A host that brings its own scheduler reads every call's noise prediction.
-        live = {program.output, *(call.noise_pred for call in program.calls)}
+        live = {program.output, *(name for call in program.calls for name in call.noise_preds)}
         kept: list[Instruction] = []
         outputs_dropped = 0
         for instruction in reversed(program.instructions):

@@ -60,7 +60,7 @@ def _readers(program: Program, instructions: Sequence[Instruction]) -> Counter[s
     """How many read each value: instructions, and whoever takes the result or hosts the calls."""
     readers = Counter(name for instruction in instructions for name in set(reads(instruction)))
     readers[program.output] += 1
-    readers.update(name for call in program.calls for name in (call.sample, call.noise_pred) if name)
+    readers.update(name for call in program.calls for name in (call.sample, *call.noise_preds) if name)
     return readers
 
 

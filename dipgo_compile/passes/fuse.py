@@ -14,7 +14,8 @@ weight belongs to a single one. There are never more engines than blocks.
 calls, at most ``max_engines`` of them, and atoms for the remaining calls.
 
 A combination may stand between the runs of a call: a block that reuses its residual. It divides the call into
-*stretches*, and whatever is said here of calls holds for each stretch by itself.
+*stretches*, and whatever is said here of calls holds for each stretch by itself. So do the halves of split
+guidance: both compute the same blocks, by the same engines.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Fuse(Pass):
                 outputs = tuple(
                     group.inside[name] if name in group.outputs else None for name in engine.outputs
                 )
-                replaced |= dict.fromkeys(earlier) | {last: Run(engine.name, last.call, inputs, outputs)}
+                joined = replace(last, engine=engine.name, inputs=inputs, outputs=outputs)
+                replaced |= dict.fromkeys(earlier) | {last: joined}
         instructions: list[Instruction] = []
         for instruction in program.instructions:
             kept = replaced.get(instruction, instruction) if isinstance(instruction, Run) else instruction
@@ -132,14 +134,17 @@ class Fuse(Pass):
 class _Stretches:
     """The runs of a program by stretch, and ways to join them. Dead runs are left alone.
 
-    The runs of a stretch are of one call, and nothing else reads what they compute before the last of them
-    has run: joined at the place of the last, they find all they read, and come before all that reads them.
+    The runs of a stretch are of one call, of one half of it under split guidance, and nothing else reads what
+    they compute before the last of them has run: joined at the place of the last, they find all they read,
+    and come before all that reads them.
     """
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self._engine = {engine.name: engine for engine in program.engines}
-        self._readers: dict[str, set[Run | None]] = {call.noise_pred: {None} for call in program.calls}
+        self._readers: dict[str, set[Run | None]] = {
+            name: {None} for call in program.calls for name in call.noise_preds
+        }
         for instruction in program.instructions:
             reader = instruction if isinstance(instruction, Run) else None
             for name in reads(instruction):
@@ -159,17 +164,17 @@ class _Stretches:
 
     def _cut(self) -> list[list[Run]]:
         stretches: list[list[Run]] = []
-        call: int | None = None  # of the stretch that may go on
+        place: tuple[int, str | None] | None = None  # call and half of the stretch that may go on
         computed: set[str | None] = set()  # by it
         for instruction in self._program.instructions:
             if isinstance(instruction, Run) and self._can_be_joined(instruction):
-                if instruction.call != call:
+                if (instruction.call, instruction.half) != place:
                     stretches.append([])
-                    call, computed = instruction.call, set()
+                    place, computed = (instruction.call, instruction.half), set()
                 stretches[-1].append(instruction)
                 computed.update(instruction.outputs)
             elif not computed.isdisjoint(reads(instruction)):
-                call = None
+                place = None
         return stretches
 
     def _can_be_joined(self, run: Run) -> bool:

@@ -8,6 +8,9 @@ projects in the prologue the rows of all calls that need them, and reads the wei
 
 The engine is a part of the graph, repeated for a larger batch (``graphs/stacking.py``). It is run at build
 time and compared with what calls compute one by one; what the two don't agree on stays in the calls.
+
+Under split guidance the engine is for the samples of one half and runs once for each, of which that for
+``uncond`` is not needed at guidance scale 1.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dipgo_compile.partition import tensor_spec
 from dipgo_compile.passes.base import Pass, PassResult
 from dipgo_compile.passes.eliminate_dead import EliminateDead
 from dipgo_compile.passes.hoist_prompt import WORK, Cut, cut_at, moved
+from dipgo_compile.passes.unroll import given_to, in_half
 from dipgo_compile.program import PROLOGUE, BlockGraph, Engine, Instruction, Program, Run, TensorSpec
 
 ENGINE = "modulation"
@@ -70,18 +74,33 @@ class HoistModulation(Pass):
         )
 
     def _with_modulation(self, rest: Program, specs: Mapping[str, TensorSpec]) -> Program:
-        """The program with the engine and the run that define the values of ``specs``."""
-        settled = _prologue_values(rest)
+        """The program with the engine and the runs that define the tensors of ``specs``."""
         outputs = tuple(specs)
-        inputs = boundary(self._model, (*self._graph.conditions, *settled), outputs)
-        run = Run(ENGINE, PROLOGUE, tuple(settled.get(name, name) for name in inputs), outputs)
+        halves = dict.fromkeys(run.half for run in rest.runs())
+        settled = {half: _prologue_values(rest, half) for half in halves}
+        known = dict.fromkeys(name for values in settled.values() for name in values)
+        inputs = boundary(self._model, (*self._graph.conditions, *known), outputs)
+        runs = [
+            Run(
+                ENGINE,
+                PROLOGUE,
+                tuple(values[name] if name in values else given_to(half, name) for name in inputs),
+                tuple(in_half(name, half) for name in outputs),
+                half,
+            )
+            for half, values in settled.items()
+        ]
         once = sum(run.call == PROLOGUE for run in rest.runs())  # they come first, and so do their engines
+        first = len({run.engine for run in rest.runs() if run.call == PROLOGUE})
         engine = Engine(ENGINE, (ENGINE,), inputs, outputs)
         return replace(
             rest,
-            engines=(*rest.engines[:once], engine, *rest.engines[once:]),
-            specs={**rest.specs, **specs},
-            instructions=(*rest.instructions[:once], run, *rest.instructions[once:]),
+            engines=(*rest.engines[:first], engine, *rest.engines[first:]),
+            specs={
+                **rest.specs,
+                **{in_half(name, half): spec for name, spec in specs.items() for half in halves},
+            },
+            instructions=(*rest.instructions[:once], *runs, *rest.instructions[once:]),
         )
 
 
@@ -99,7 +118,8 @@ def _reading(program: Program, cut: Cut) -> Program:
     for instruction in program.instructions:
         if isinstance(instruction, Run) and instruction.call != PROLOGUE:
             timestep = program.calls[instruction.call].timestep
-            run = moved(instruction, program, engines, {name: at(name, timestep) for name in cut.known})
+            hoisted = {name: in_half(at(name, timestep), instruction.half) for name in cut.known}
+            run = moved(instruction, program, engines, hoisted)
             instructions += [] if run is None else [run]
         else:
             instructions.append(instruction)
@@ -117,12 +137,12 @@ def _timesteps(program: Program, known: Set[str]) -> dict[str, tuple[float, ...]
     return {name: tuple(steps) for name, steps in sorted(found.items())}
 
 
-def _prologue_values(program: Program) -> dict[str, str]:
-    """The tensors that the prologue computes already, and the values they are in the program."""
+def _prologue_values(program: Program, half: str | None) -> dict[str, str]:
+    """The tensors that the prologue computes already for a half, and the values they are in the program."""
     return {
         tensor: value
         for run in program.runs()
-        if run.call == PROLOGUE
+        if run.call == PROLOGUE and run.half == half
         for tensor, value in zip(program.engine(run.engine).outputs, run.outputs, strict=True)
         if value is not None
     }

@@ -12,6 +12,9 @@ reads conditions alone goes to the prologue whole, whatever it computes: ``value
 anyway, but in the first call, which would then be unlike the others (PixArt's mask, spread out once for all
 blocks).
 
+Under split guidance the prologue runs once for each half, on its conditions, and a half reads what its own
+run gave.
+
 Tensors of the timestep *and* a condition, such as the modulation of a DiT, are left to ``hoist_modulation``.
 """
 
@@ -26,6 +29,7 @@ from dipgo_compile.graphs.subgraph import boundary
 from dipgo_compile.partition import tensor_spec
 from dipgo_compile.passes.base import Pass, PassResult
 from dipgo_compile.passes.fold_timestep import is_large_broadcast
+from dipgo_compile.passes.unroll import given_to, in_half
 from dipgo_compile.program import PROLOGUE, BlockGraph, Engine, Instruction, Program, Run, TensorSpec
 
 ENGINE = "prologue"
@@ -86,17 +90,19 @@ class HoistPrompt(Pass):
             return PassResult(program, False, "no work that two calls share depends on the conditions alone")
         readers = tuple(name for name, inputs in cut.inputs.items() if not hoisted.isdisjoint(inputs))
         prologue = Engine(ENGINE, readers, boundary(self._model, self._conditions, outputs), outputs)
-        values = {name: f"{name}@{ENGINE}" for name in outputs}
         engines = cut.engines(program)
-        instructions: list[Instruction] = [
-            Run(ENGINE, PROLOGUE, prologue.inputs, tuple(values[name] for name in outputs))
-        ]
+        halves = dict.fromkeys(run.half for run in program.runs())
+        values = {half: {name: in_half(f"{name}@{ENGINE}", half) for name in outputs} for half in halves}
+        instructions: list[Instruction] = []
+        for half, computed in values.items():
+            given = tuple(given_to(half, name) for name in prologue.inputs)
+            instructions.append(Run(ENGINE, PROLOGUE, given, tuple(computed.values()), half))
         for instruction in program.instructions:
             if not isinstance(instruction, Run):
                 instructions.append(instruction)
-            elif (run := moved(instruction, program, engines, values)) is not None:
+            elif (run := moved(instruction, program, engines, values[instruction.half])) is not None:
                 instructions.append(run)
-        specs = {values[name]: settled[name] for name in outputs}
+        specs = {computed[name]: settled[name] for computed in values.values() for name in outputs}
         result = replace(
             program, engines=(prologue, *engines.values()), specs={**program.specs, **specs}
         ).with_instructions(tuple(instructions))

@@ -8,14 +8,26 @@ One call with guidance scale g reads like this (``@c`` is the call):
     latents@c+1  = the scheduler's linear combination of samples, noise predictions and noise draws
 
 latents@0 is the initial noise, scaled, or where a loop begins with an image its latents with noise added.
+
+Under split guidance the graph is one half's, and a call runs it twice, on the same sample:
+
+    sample@c     = input_scale * latents@c
+    ...          = run of every block, on the conditions of one half
+    ...          = run of every block, on those of the other
+    noise@c      = (1 - g) * noise_pred@c.uncond + g * noise_pred@c.cond
+
+The engines are the same, the values are not: each half has its own, so that what a half reuses is its own,
+and so that nothing of ``uncond`` is read where ``g`` is 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from dipgo_compile.plan import half_of
 from dipgo_compile.program import (
     Array,
     BlockGraph,
@@ -44,23 +56,27 @@ def is_draw(value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """Classifier-free guidance as two halves of one batch. ``order``: which half is which, as the pipeline
-    stacks them.
+    """Classifier-free guidance as two halves of one batch, or with ``split`` as two runs of half the batch.
+    ``order``: which half is which, as the pipeline stacks them.
     """
 
     order: tuple[str, str]
+    split: bool = False
 
 
 def unroll(graph: BlockGraph, schedule: Schedule, guidance: Guidance | None) -> Program:
-    """The program that computes every block at every call. Without guidance the batch is not doubled."""
+    """The program that computes every block at every call. The batch of ``graph`` is doubled under guidance
+    that isn't split.
+    """
     return _Unroller(graph, schedule, guidance).program()
 
 
 class _Unroller:
     def __init__(self, graph: BlockGraph, schedule: Schedule, guidance: Guidance | None) -> None:
         self.graph, self.schedule, self.guidance = graph, schedule, guidance
+        self.halves: tuple[str | None, ...] = guidance.order if guidance and guidance.split else (None,)
         batch, channels, height, width = graph.tensors[graph.sample].shape
-        self.images = batch // 2 if guidance else batch
+        self.images = batch // 2 if guidance and not guidance.split else batch
         self.latents = TensorSpec("float32", (self.images, channels, height, width))
         self.specs: dict[str, TensorSpec] = {}
         self.constants: dict[str, Array] = {}
@@ -69,8 +85,10 @@ class _Unroller:
 
     def program(self) -> Program:
         graph, schedule = self.graph, self.schedule
-        for condition in graph.conditions:
-            self.specs[condition] = graph.tensors[condition]
+        conditions = {
+            given_to(half, name): graph.tensors[name] for name in graph.conditions for half in self.halves
+        }
+        self.specs |= conditions
         self.specs[LATENTS] = self.latents
         self._combine("latents@0", self._first_terms(), self.latents)
         for index in range(len(schedule.steps)):
@@ -81,7 +99,7 @@ class _Unroller:
                 Engine(block.name, (block.name,), block.inputs, block.outputs) for block in graph.blocks
             ),
             specs=self.specs,
-            inputs=(LATENTS, *((IMAGE,) if schedule.start else ()), *graph.conditions, *draws),
+            inputs=(LATENTS, *((IMAGE,) if schedule.start else ()), *conditions, *draws),
             constants=self.constants,
             instructions=tuple(self.instructions),
             calls=tuple(self.calls),
@@ -105,28 +123,38 @@ class _Unroller:
         spec = graph.tensors[graph.timestep]
         self.specs[timestep] = spec
         self.constants[timestep] = np.full(spec.shape, step.timestep, dtype=spec.dtype)
-        outer = {graph.sample: sample, graph.timestep: timestep, **{name: name for name in graph.conditions}}
-        for block in graph.blocks:
-            outputs = tuple(f"{name}@{index}" for name in block.outputs)
-            self.specs |= {f"{name}@{index}": graph.tensors[name] for name in block.outputs}
-            inputs = tuple(outer.get(name, f"{name}@{index}") for name in block.inputs)
-            self.instructions.append(Run(block.name, index, inputs, outputs))
-        noise_pred = f"{graph.output}@{index}"
-        self.calls.append(Call(step.timestep, sample, noise_pred))
-        self._combine(f"noise@{index}", self._guided(noise_pred), self.latents)
+        outer = {graph.sample: sample, graph.timestep: timestep}
+        noise_preds = tuple(self._half(index, half, outer) for half in self.halves)
+        self.calls.append(Call(step.timestep, sample, noise_preds))
+        self._combine(f"noise@{index}", self._guided(noise_preds), self.latents)
         self._combine(f"latents@{index + 1}", self._step_terms(index), self.latents)
 
-    def _guided(self, noise_pred: str) -> list[Term]:
+    def _half(self, call: int, half: str | None, outer: Mapping[str, str]) -> str:
+        """Runs every block for a half of a call, or for the whole call; what it answers with."""
+        graph = self.graph
+        values = {**outer, **{name: given_to(half, name) for name in graph.conditions}}
+        for block in graph.blocks:
+            inputs = tuple(values[name] for name in block.inputs)
+            outputs = tuple(in_half(f"{name}@{call}", half) for name in block.outputs)
+            values |= dict(zip(block.outputs, outputs, strict=True))
+            self.specs |= {values[name]: graph.tensors[name] for name in block.outputs}
+            self.instructions.append(Run(block.name, call, inputs, outputs, half))
+        return values[graph.output]
+
+    def _guided(self, noise_preds: tuple[str, ...]) -> list[Term]:
         """(1 - g) * uncond + g * cond, of the channels that predict noise (others, as DiT's, predict
         variance).
         """
         spec, channels = self.graph.tensors[self.graph.output], self.latents.shape[1]
         view = () if spec.shape[1] == channels else (Slice(1, 0, channels),)
         if self.guidance is None:
-            return [Term(noise_pred, Coefficient(1.0), view)]
+            return [Term(noise_preds[0], Coefficient(1.0), view)]
         weights = {"uncond": Coefficient(1.0, -1.0), "cond": Coefficient(0.0, 1.0)}
+        if self.guidance.split:
+            pairs = zip(noise_preds, self.guidance.order, strict=True)
+            return [Term(noise_pred, weights[half], view) for noise_pred, half in pairs]
         return [
-            Term(noise_pred, weights[half], (Slice(0, i * self.images, (i + 1) * self.images), *view))
+            Term(noise_preds[0], weights[half], (Slice(0, i * self.images, (i + 1) * self.images), *view))
             for i, half in enumerate(self.guidance.order)
         ]
 
@@ -142,3 +170,13 @@ class _Unroller:
     def _combine(self, output: str, terms: list[Term], spec: TensorSpec) -> None:
         self.specs[output] = spec
         self.instructions.append(Combine(tuple(terms), output))
+
+
+def in_half(value: str, half: str | None) -> str:
+    """The name of a value as one half of a call computes it."""
+    return value if half is None else f"{value}.{half}"
+
+
+def given_to(half: str | None, condition: str) -> str:
+    """The program input that a half reads as a condition."""
+    return condition if half is None else half_of(condition, half)

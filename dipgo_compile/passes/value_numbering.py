@@ -2,6 +2,11 @@
 
 So is a combination that only copies a value of the same shape. This alone finds that a call whose blocks are
 all reused leaves the noise prediction as it was, so ``conv_out`` need not run.
+
+Runs of the two halves of split guidance are never one, though those that read no condition, such as
+``conv_in``, compute the same twice: a call would compute other blocks in one half than in the other, so that
+halves could not share the engines that ``fuse`` makes, and the half that guidance scale 1 drops would compute
+what the other reads.
 """
 
 from __future__ import annotations
@@ -52,7 +57,12 @@ def _copied(program: Program, instruction: Instruction) -> dict[str, str] | None
 
 def _key(program: Program, instruction: Instruction) -> object:
     if isinstance(instruction, Run):
-        return (instruction.engine, instruction.inputs, tuple(name is None for name in instruction.outputs))
+        return (
+            instruction.engine,
+            instruction.half,
+            instruction.inputs,
+            tuple(name is None for name in instruction.outputs),
+        )
     return (instruction.terms, program.specs[instruction.output])
 
 
@@ -66,4 +76,4 @@ def _stands_for(later: Instruction, earlier: Instruction) -> dict[str, str]:
 
 def _renamed(call: Call, same: Mapping[str, str]) -> Call:
     sample = None if call.sample is None else same.get(call.sample, call.sample)
-    return Call(call.timestep, sample, same.get(call.noise_pred, call.noise_pred))
+    return Call(call.timestep, sample, tuple(same.get(name, name) for name in call.noise_preds))

@@ -102,14 +102,16 @@ std::vector<const TensorSpec*> tensors_of(const Plan& plan, dipgo_role role) {
     const Interface& interface = plan.interface;
     switch (role) {
         case DIPGO_LATENTS: add(interface.latents); break;
-        case DIPGO_CONDITION: std::for_each(interface.conditions.begin(), interface.conditions.end(), add); break;
+        case DIPGO_CONDITION:
+            for (const Condition& condition : interface.conditions) found.push_back(&condition.spec);
+            break;
         case DIPGO_DRAW: std::for_each(interface.draws.begin(), interface.draws.end(), add); break;
         case DIPGO_OUTPUT: add(plan.output); break;
         case DIPGO_SAMPLE:
-            if (sample_of(plan) != NONE) add(sample_of(plan));
+            if (plan.host_sample) found.push_back(&*plan.host_sample);
             break;
         case DIPGO_NOISE_PRED:
-            if (!plan.calls.empty()) add(plan.calls.front().noise_pred);
+            if (plan.host_noise_pred) found.push_back(&*plan.host_noise_pred);
             break;
         case DIPGO_TOKENS:
             if (plan.text_encoder) found.push_back(&plan.text_encoder->inputs.front());

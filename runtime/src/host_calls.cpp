@@ -18,7 +18,7 @@ std::vector<bool> call_values(const Plan& plan) {
     std::vector<bool> samples(plan.tensors.size()), needed(plan.tensors.size());
     for (const Call& call : plan.calls) {
         if (call.sample != NONE) samples[call.sample] = true;
-        needed[call.noise_pred] = true;
+        for (const Index noise_pred : call.noise_preds) needed[noise_pred] = true;
     }
     for (Index at = plan.instructions.size(); at-- > 0;) {
         const Combine* combine = std::get_if<Combine>(&plan.instructions[at]);
@@ -30,12 +30,6 @@ std::vector<bool> call_values(const Plan& plan) {
 
 }  // namespace
 
-Index sample_of(const Plan& plan) {
-    const auto reads = [](const Call& call) { return call.sample != NONE; };
-    const auto found = std::find_if(plan.calls.begin(), plan.calls.end(), reads);
-    return found == plan.calls.end() ? NONE : found->sample;
-}
-
 std::vector<std::vector<HostStep>> host_calls(const Plan& plan) {
     const Index sample = sample_of(plan);
     if (sample == NONE) throw bundle_error("no call of the program reads a sample").mend(REBUILD);
@@ -45,7 +39,7 @@ std::vector<std::vector<HostStep>> host_calls(const Plan& plan) {
     for (Index i = plan.calls.size(); i-- > 0;) {
         const Call& call = plan.calls[i];
         if (call.sample != NONE) first_use[call.sample] = i;
-        answers[call.noise_pred] = i;
+        for (const Index noise_pred : call.noise_preds) answers[noise_pred] = i;
     }
     std::vector<Index> since = first_use;  // the first call to have a value; NONE: no host has it
     for (Index i = 0; i < plan.tensors.size(); ++i) {
@@ -57,7 +51,8 @@ std::vector<std::vector<HostStep>> host_calls(const Plan& plan) {
         if (since[input] == NONE) since[input] = 0;
     }
     const std::vector<bool> needed = call_values(plan);
-    std::vector<Index> held(plan.calls.size(), NONE);
+    const std::size_t halves = plan.calls.front().noise_preds.size();
+    std::vector<std::vector<Index>> held(plan.calls.size(), std::vector<Index>(halves, NONE));
     Index current = 0;
     for (Index at = 0; at < plan.instructions.size(); ++at) {
         const Instruction& instruction = plan.instructions[at];
@@ -83,15 +78,20 @@ std::vector<std::vector<HostStep>> host_calls(const Plan& plan) {
         steps[call].push_back({HostStep::FOLLOW, at});
         for_writes(instruction, [&](Index written) {
             since[written] = call;
-            if (written != plan.calls[call].noise_pred) return;
-            steps[call].push_back({HostStep::GIVE, written});
-            held[call] = written;
+            for (std::size_t half = 0; half < halves; ++half) {
+                if (written != plan.calls[call].noise_preds[half]) continue;
+                steps[call].push_back({HostStep::GIVE, written, half});
+                held[call][half] = written;
+            }
         });
     }
     for (Index i = 0; i < plan.calls.size(); ++i) {
-        if (held[i] == NONE && i > 0) held[i] = held[i - 1];
-        if (held[i] != plan.calls[i].noise_pred) {
-            throw uncut(i, "does not answer with " + quoted(plan.spec(plan.calls[i].noise_pred).name));
+        for (std::size_t half = 0; half < halves; ++half) {
+            const Index wanted = plan.calls[i].noise_preds[half];
+            if (held[i][half] == NONE && i > 0) held[i][half] = held[i - 1][half];
+            if (held[i][half] != wanted) {
+                throw uncut(i, "does not answer with " + quoted(plan.spec(wanted).name));
+            }
         }
     }
     return steps;

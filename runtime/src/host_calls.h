@@ -2,7 +2,8 @@
 // dipgo_compile/host_calls.py cuts it. Of the program only what belongs to the calls is executed, the runs and the
 // combinations between them; the host supplies what the scheduler's combinations would have computed. Values keep their
 // places in the arena, so everything happens in the program's order: a sample is written where the combine that defines
-// it stands.
+// it stands. Under split guidance a host sends both halves of its batch, which are the same, and gets both predictions,
+// one behind the other.
 #pragma once
 
 #include <vector>
@@ -14,12 +15,10 @@ namespace dipgo::impl {
 struct HostStep {
     enum Kind { FOLLOW, TAKE, GIVE } kind;
     Index index;  // FOLLOW: the instruction; TAKE: the tensor that gets the sample; GIVE: the noise prediction
+    std::size_t half = 0;  // GIVE: which part of the answer it is
 };
 
 // The steps of every call, the prologue's being call 0's. Throws Error (bundle) where the program cannot be cut.
 std::vector<std::vector<HostStep>> host_calls(const Plan& plan);
-
-// The tensor that the first reading call takes, and whose type all samples have; NONE where no call reads one.
-Index sample_of(const Plan& plan);
 
 }  // namespace dipgo::impl

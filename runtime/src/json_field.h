@@ -32,6 +32,7 @@ class Field {
     Field get(const std::string& key) const;  // a required member of an object
     bool has(const std::string& key) const { return value_->is_object() && value_->contains(key); }
     bool null() const { return value_->is_null(); }
+    bool list() const { return value_->is_array(); }
     const Json& value() const { return *value_; }
 
     std::vector<Field> items() const;

@@ -1,6 +1,7 @@
 #include "pipeline_reader.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "plan_fields.h"
@@ -33,10 +34,12 @@ bool alike(const TensorSpec& one, const TensorSpec& other) {
 
 Part read_encoder(const Field& item, const Plan& plan) {
     Part part = read_part(item, plan.files);
-    std::set<Index> conditions(plan.interface.conditions.begin(), plan.interface.conditions.end());
-    conditions.erase(plan.interface.image_latents);
-    const auto given = [&](Index condition) {
-        const TensorSpec& wanted = plan.spec(condition);
+    std::map<std::string, const TensorSpec*> conditions;
+    for (const Condition& condition : plan.interface.conditions) {
+        if (!plan.interface.is_image(condition)) conditions.emplace(condition.spec.name, &condition.spec);
+    }
+    const auto given = [&](const auto& condition) {
+        const TensorSpec& wanted = *condition.second;
         return std::any_of(part.outputs.begin(), part.outputs.end(), [&](const TensorSpec& output) {
             return output.name == wanted.name && alike(output, wanted);
         });
@@ -50,8 +53,8 @@ Part read_encoder(const Field& item, const Plan& plan) {
         throw item.get("inputs").error("a text encoder reads input_ids, int64 of two dimensions, alone");
     }
     const std::int64_t rows = part.inputs[0].shape[0];
-    const auto fits = [&](Index condition) {
-        const std::vector<std::int64_t>& shape = plan.spec(condition).shape;
+    const auto fits = [&](const auto& condition) {
+        const std::vector<std::int64_t>& shape = condition.second->shape;
         return !shape.empty() && shape[0] == rows;
     };
     if (conditions.empty() || !std::all_of(conditions.begin(), conditions.end(), fits)) {

@@ -1,5 +1,7 @@
 #include "plan.h"
 
+#include <algorithm>
+
 namespace dipgo::impl {
 namespace {
 
@@ -20,6 +22,19 @@ constexpr DtypeRow DTYPES[] = {
 std::size_t images_together(const Plan& plan) {
     const std::vector<std::int64_t>& shape = plan.spec(plan.interface.latents).shape;
     return shape.empty() ? 1 : static_cast<std::size_t>(shape[0]);
+}
+
+Index sample_of(const Plan& plan) {
+    const auto reads = [](const Call& call) { return call.sample != NONE; };
+    const auto found = std::find_if(plan.calls.begin(), plan.calls.end(), reads);
+    return found == plan.calls.end() ? NONE : found->sample;
+}
+
+TensorSpec repeated(TensorSpec spec, std::size_t times) {
+    if (spec.shape.empty()) return spec;
+    spec.shape[0] *= static_cast<std::int64_t>(times);
+    spec.bytes *= times;
+    return spec;
 }
 
 std::size_t item_bytes(dipgo_dtype dtype) {

@@ -51,9 +51,13 @@ struct Term {
     std::vector<Slice> view;
 };
 
+// Of a guided batch, where the halves are computed one after the other.
+enum class Half { BOTH, UNCOND, COND };
+
 struct Run {
     Index engine, call;
     std::vector<Index> inputs, outputs;  // an output that nobody reads is NONE
+    Half half = Half::BOTH;
 };
 
 struct Combine {
@@ -66,15 +70,25 @@ using Instruction = std::variant<Run, Combine>;
 struct Call {
     double timestep;
     Index sample;  // NONE where no run of this call reads it
-    Index noise_pred;
+    std::vector<Index> noise_preds;  // one, or under split guidance one for each half
+};
+
+// What is given by one name from outside: a program input, or under split guidance one for each half of the batch.
+struct Condition {
+    TensorSpec spec;
+    std::vector<Index> inputs;
 };
 
 struct Interface {
     std::string sample;  // the denoiser's keyword
-    std::vector<Index> conditions, draws;
+    std::vector<Condition> conditions;
+    std::vector<Index> draws;
     Index latents = NONE;
-    Index image_latents = NONE;  // the condition that the denoiser doesn't read, but the first combine
+    Index image_latents = NONE;  // the input of the condition that the denoiser doesn't read, but the first combine
     dipgo_guidance guidance = DIPGO_UNGUIDED;
+    bool split = false;  // the halves of a guided batch are computed one after the other
+
+    bool is_image(const Condition& condition) const { return condition.inputs.front() == image_latents; }
 };
 
 // An ONNX file beside the plan's own: the text encoder, the image decoder.
@@ -98,12 +112,20 @@ struct Plan {
     std::optional<Part> text_encoder, image_decoder;
     std::string tokenizer;  // a file, or empty
     double guidance_scale = DEFAULT_GUIDANCE_SCALE;
+    // What a host sends in a call and what it gets, where a call reads a sample: both halves of a guided batch.
+    std::optional<TensorSpec> host_sample, host_noise_pred;
 
     const TensorSpec& spec(Index tensor) const { return tensors[tensor].spec; }
 };
 
 // How many images are made together: the batch of the latents.
 std::size_t images_together(const Plan& plan);
+
+// The tensor that the first reading call takes, and whose type all samples have; NONE where no call reads one.
+Index sample_of(const Plan& plan);
+
+// So many of them, one behind the other along the batch, which is the leading axis.
+TensorSpec repeated(TensorSpec spec, std::size_t times);
 
 std::size_t item_bytes(dipgo_dtype dtype);
 const char* dtype_name(dipgo_dtype dtype);

@@ -14,6 +14,7 @@ namespace {
 constexpr const char* FORMAT = "dipgo.plan";
 constexpr std::uint64_t MAJOR = 1;
 constexpr std::uint64_t MAX_MACS = std::uint64_t{1} << 63;
+constexpr std::size_t HALVES = 2;
 
 using Names = std::unordered_map<std::string, Index>;
 
@@ -67,6 +68,12 @@ std::vector<Index> read_names(const Field& list, const Names& known, const std::
     return found;
 }
 
+Half read_half(const Field& field) {
+    if (field.text() == "uncond") return Half::UNCOND;
+    if (field.text() == "cond") return Half::COND;
+    throw field.error("there is no half called " + quoted(field.text()));
+}
+
 Run read_run(const Field& item, const Names& tensors, const Names& engines, const std::vector<Engine>& listed) {
     Run run;
     run.engine = named(item.get("run"), engines, "engine");
@@ -82,6 +89,7 @@ Run read_run(const Field& item, const Names& tensors, const Names& engines, cons
     }
     run.call = item.get("call").integer();
     if (item.has("prologue") && item.get("prologue").boolean()) run.call = PROLOGUE;
+    if (item.has("half")) run.half = read_half(item.get("half"));
     return run;
 }
 
@@ -120,9 +128,16 @@ Instruction read_instruction(const Field& item, const Names& tensors, const Name
 }
 
 Call read_call(const Field& item, const Names& tensors) {
-    const Field sample = item.get("sample");
-    return {item.get("timestep").number(), sample.null() ? NONE : named(sample, tensors, "tensor"),
-            named(item.get("noise_pred"), tensors, "tensor")};
+    const Field sample = item.get("sample"), noise_pred = item.get("noise_pred");
+    Call call{item.get("timestep").number(), sample.null() ? NONE : named(sample, tensors, "tensor"), {}};
+    if (!noise_pred.list()) {
+        call.noise_preds = {named(noise_pred, tensors, "tensor")};
+    } else if (const std::size_t count = noise_pred.items().size(); count == HALVES) {
+        call.noise_preds = read_names(noise_pred, tensors, "tensor");
+    } else {
+        throw noise_pred.error("a call has a noise prediction, or one for each half, not " + std::to_string(count));
+    }
+    return call;
 }
 
 dipgo_guidance read_guidance(const Field& field) {
@@ -133,21 +148,49 @@ dipgo_guidance read_guidance(const Field& field) {
     throw field.error("the order of guidance is uncond, cond or the reverse, not " + joined(order));
 }
 
-Interface read_interface(const Field& item, const Names& inputs) {
+// The program inputs that take a condition, in the order in which it holds them along its batch.
+std::vector<std::string> inputs_of(const std::string& condition, const Interface& interface) {
+    if (!interface.split) return {condition};
+    const std::string uncond = condition + "@uncond", cond = condition + "@cond";
+    if (interface.guidance == DIPGO_COND_UNCOND) return {cond, uncond};
+    return {uncond, cond};
+}
+
+Condition read_condition(const Field& name, const Interface& interface, const Names& inputs, const Plan& plan) {
+    Condition condition;
+    const auto add = [&](const std::string& input) {
+        const auto found = inputs.find(input);
+        if (found == inputs.end()) throw name.error("there is no program input called " + quoted(input));
+        condition.inputs.push_back(found->second);
+    };
+    const bool image = interface.image_latents != NONE && plan.spec(interface.image_latents).name == name.text();
+    for (const std::string& input : image ? std::vector{name.text()} : inputs_of(name.text(), interface)) add(input);
+    condition.spec = repeated(plan.spec(condition.inputs.front()), condition.inputs.size());
+    condition.spec.name = name.text();
+    return condition;
+}
+
+Interface read_interface(const Field& item, const Names& inputs, const Plan& plan) {
     item.get("timestep").text();
     Interface interface;
     interface.guidance = read_guidance(item.get("guidance"));
+    interface.split = item.has("split_guidance") && item.get("split_guidance").boolean();
+    if (interface.split && interface.guidance == DIPGO_UNGUIDED) {
+        throw item.get("split_guidance").error("there is no guidance to be split");
+    }
     interface.sample = item.get("sample").text();
-    interface.conditions = read_names(item.get("conditions"), inputs, "program input");
     interface.latents = named(item.get("latents"), inputs, "program input");
     interface.draws = read_names(item.get("draws"), inputs, "program input");
+    const std::vector<std::string> listed = item.get("conditions").texts();
     if (item.has("image_latents")) {
         const Field image = item.get("image_latents");
         interface.image_latents = named(image, inputs, "program input");
-        const std::vector<Index>& known = interface.conditions;
-        if (std::find(known.begin(), known.end(), interface.image_latents) == known.end()) {
+        if (std::find(listed.begin(), listed.end(), image.text()) == listed.end()) {
             throw image.error("there is no condition called " + quoted(image.text()));
         }
+    }
+    for (const Field& name : item.get("conditions").items()) {
+        interface.conditions.push_back(read_condition(name, interface, inputs, plan));
     }
     return interface;
 }
@@ -252,7 +295,13 @@ Plan read_plan(const Json& document, std::uint64_t constants_bytes, const std::s
     if (plan.tensors[plan.output].constant) {
         throw root.get("output").error("there is no tensor in the arena called " + quoted(plan.spec(plan.output).name));
     }
-    plan.interface = read_interface(root.get("interface"), inputs);
+    plan.interface = read_interface(root.get("interface"), inputs, plan);
+    if (!plan.calls.empty()) {
+        const std::vector<Index>& noise_preds = plan.calls.front().noise_preds;
+        const Index sample = sample_of(plan);
+        if (sample != NONE) plan.host_sample = repeated(plan.spec(sample), noise_preds.size());
+        plan.host_noise_pred = repeated(plan.spec(noise_preds.front()), noise_preds.size());
+    }
     plan.provider = read_provider(root.get("target"));
     check_rest(root);
     if (root.has("pipeline")) read_pipeline(root.get("pipeline"), plan);

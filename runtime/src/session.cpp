@@ -7,6 +7,7 @@
 
 #include "error.h"
 #include "noise.h"
+#include "unguided.h"
 #include "verifier.h"
 
 namespace dipgo::impl {
@@ -84,17 +85,28 @@ class Session::Claim {
 
 Session::Session(std::shared_ptr<Loaded> loaded, const Callbacks& callbacks)
     : loaded_(std::move(loaded)), callbacks_(callbacks), arena_(arena_end(plan())) {
-    std::vector<bool> begun(plan().calls.size());
-    for (const Instruction& instruction : plan().instructions) {
-        Step step = prepare(instruction);
+    prepare_all();
+    if (loaded_->options.memory == DIPGO_MEMORY_FAST) warm_up();
+}
+
+void Session::prepare_all() {
+    const std::vector<Remains> left = unguided(plan());
+    std::vector<bool> begun(plan().calls.size()), begun_unguided(plan().calls.size());
+    const auto add = [&](std::vector<Step>& steps, Step step, const Instruction& instruction, std::vector<bool>& calls) {
         const Run* run = std::get_if<Run>(&instruction);
-        if (run != nullptr && run->call != PROLOGUE && !begun[run->call]) {
-            begun[run->call] = true;
+        if (run != nullptr && run->call != PROLOGUE && !calls[run->call]) {
+            calls[run->call] = true;
             step.begins = run->call;
         }
-        steps_.push_back(step);
+        steps.push_back(step);
+    };
+    for (Index at = 0; at < left.size(); ++at) {
+        const Instruction& instruction = plan().instructions[at];
+        const Step step = prepare(instruction);
+        add(steps_, step, instruction, begun);
+        if (!left[at].needed) continue;
+        add(unguided_, left[at].shorter ? prepare(*left[at].shorter) : step, instruction, begun_unguided);
     }
-    if (loaded_->options.memory == DIPGO_MEMORY_FAST) warm_up();
 }
 
 void Session::denoise(const dipgo_image_params& image, void* latents, std::size_t bytes) {
@@ -107,10 +119,11 @@ void Session::denoise(const dipgo_image_params& image, void* latents, std::size_
     }
     feed_conditions(image.conditions, image.condition_count, IMAGE);
     feed_noise(image);
-    set_guidance(std::isnan(image.guidance_scale) ? plan().guidance_scale : image.guidance_scale);
+    const double scale = std::isnan(image.guidance_scale) ? plan().guidance_scale : image.guidance_scale;
+    set_guidance(scale);
     times_ = {};
     const auto start = Clock::now();
-    for (const Step& step : steps_) {
+    for (const Step& step : scale == UNGUIDED_SCALE ? unguided_ : steps_) {
         stop_if_asked();
         if (step.begins != NONE && callbacks_.progress != nullptr) {
             callbacks_.progress(callbacks_.data, step.begins, plan().calls.size());
@@ -133,13 +146,12 @@ void Session::run_call(std::size_t call, const dipgo_tensor* sample, const dipgo
     if (host_.empty()) {
         auto cut = host_calls(plan());
         host_sample_ = Arena(plan().spec(sample_of(plan())).bytes);
-        host_noise_pred_ = Arena(plan().spec(plan().calls[0].noise_pred).bytes);
+        host_noise_pred_ = Arena(plan().host_noise_pred->bytes);
         host_ = std::move(cut);
     }
     next_call_ = 0;  // should anything fail, the image has to start again
-    const TensorSpec& spec = plan().spec(sample_of(plan()));
-    check_room("the noise prediction", noise_pred, bytes, plan().spec(plan().calls[0].noise_pred));
-    std::memcpy(host_sample_.at(0), checked(plan().interface.sample.c_str(), spec, *sample), spec.bytes);
+    check_room("the noise prediction", noise_pred, bytes, *plan().host_noise_pred);
+    feed_sample(*sample);
     if (call == 0) feed_conditions(conditions, count, HOST);
     times_ = {};
     const auto start = Clock::now();
@@ -147,8 +159,14 @@ void Session::run_call(std::size_t call, const dipgo_tensor* sample, const dipgo
         stop_if_asked();
         switch (step.kind) {
             case HostStep::FOLLOW: follow(steps_[step.index]); break;
-            case HostStep::TAKE: std::memcpy(data(step.index), host_sample_.at(0), spec.bytes); break;
-            case HostStep::GIVE: std::memcpy(host_noise_pred_.at(0), data(step.index), bytes); break;
+            case HostStep::TAKE:
+                std::memcpy(data(step.index), host_sample_.at(0), plan().spec(step.index).bytes);
+                break;
+            case HostStep::GIVE: {
+                const std::uint64_t half = plan().spec(step.index).bytes;
+                std::memcpy(host_noise_pred_.at(step.half * half), data(step.index), half);
+                break;
+            }
         }
     }
     stop_if_asked();
@@ -163,7 +181,7 @@ void Session::encode(const dipgo_tensor* tokens, void* const* conditions, std::s
         throw input_error("the bundle has no text encoder").mend("build it with --pipeline");
     }
     const Part& part = *plan().text_encoder;
-    const std::vector<Index>& wanted = plan().interface.conditions;
+    const std::vector<Condition>& wanted = plan().interface.conditions;
     if (tokens == nullptr) throw input_error("there are no token ids");
     if (conditions == nullptr || count != wanted.size()) {
         throw input_error("the text encoder gives " + std::to_string(wanted.size()) + " conditions, there is room for " +
@@ -172,7 +190,7 @@ void Session::encode(const dipgo_tensor* tokens, void* const* conditions, std::s
     std::vector<Buffer> outputs;
     for (const TensorSpec& output : part.outputs) {
         const auto place = std::find_if(wanted.begin(), wanted.end(),
-                                        [&](Index tensor) { return plan().spec(tensor).name == output.name; });
+                                        [&](const Condition& condition) { return condition.spec.name == output.name; });
         void* const memory = conditions[place - wanted.begin()];
         if (memory == nullptr) throw input_error("there is no memory for " + output.name);
         outputs.push_back({&output, memory});
@@ -287,27 +305,47 @@ void Session::feed(Index tensor, const dipgo_tensor& given) {
 void Session::feed_conditions(const dipgo_tensor* conditions, std::size_t count, Reader reader) {
     const Interface& interface = plan().interface;
     const dipgo_tensor* const end = conditions == nullptr ? nullptr : conditions + count;
-    const auto wanted = [&](Index condition) { return reader == IMAGE || condition != interface.image_latents; };
+    const auto wanted = [&](const Condition& condition) { return reader == IMAGE || !interface.is_image(condition); };
     std::size_t found = 0;
-    for (const Index condition : interface.conditions) {
+    for (const Condition& condition : interface.conditions) {
         const auto named = [&](const dipgo_tensor& given) {
-            return given.name != nullptr && plan().spec(condition).name == given.name;
+            return given.name != nullptr && condition.spec.name == given.name;
         };
         const dipgo_tensor* const given = std::find_if(conditions, end, named);
         if (!wanted(condition) || given == end) continue;
-        feed(condition, *given);
+        const auto* at = static_cast<const std::uint8_t*>(checked(condition.spec.name.c_str(), condition.spec, *given));
+        for (const Index half : condition.inputs) {
+            const std::uint64_t bytes = plan().spec(half).bytes;
+            std::memcpy(data(half), at, bytes);
+            at += bytes;
+        }
         ++found;
     }
     const auto all = std::count_if(interface.conditions.begin(), interface.conditions.end(), wanted);
     if (found == static_cast<std::size_t>(all) && end - conditions == all) return;
     std::vector<std::string> given, names;
     for (const dipgo_tensor* at = conditions; at != end; ++at) given.emplace_back(at->name == nullptr ? "?" : at->name);
-    for (const Index condition : interface.conditions) {
-        if (wanted(condition)) names.push_back(plan().spec(condition).name);
+    for (const Condition& condition : interface.conditions) {
+        if (wanted(condition)) names.push_back(condition.spec.name);
     }
     throw input_error("the conditions given are not those of the plan: " + (given.empty() ? "none" : joined(given)))
         .available(names)
         .mend("pass each of these by its name, and no other");
+}
+
+// Under split guidance the plan reads one half, for both.
+void Session::feed_sample(const dipgo_tensor& sample) {
+    const std::string& name = plan().interface.sample;
+    const TensorSpec& spec = *plan().host_sample;
+    const auto* first = static_cast<const std::uint8_t*>(checked(name.c_str(), spec, sample));
+    const std::uint64_t half = plan().spec(sample_of(plan())).bytes;
+    for (std::uint64_t at = half; at < spec.bytes; at += half) {
+        if (std::memcmp(first + at, first, half) == 0) continue;
+        throw input_error("the halves of " + name +
+                          " differ, and the plan reads one for both: it was built with split guidance")
+            .mend("pass the same samples twice, or build the bundle without --split-guidance");
+    }
+    std::memcpy(host_sample_.at(0), first, half);
 }
 
 // What isn't given is drawn, by a generator for each image: the initial noise, then the scheduler's draws.

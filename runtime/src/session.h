@@ -75,6 +75,7 @@ class Session {
     Buffer buffer(Index tensor) const;
 
     Step prepare(const Instruction& instruction);
+    void prepare_all();
     BoundRun bound(const Run& run) const;
     Linear linear(const Combine& combine) const;
     void warm_up();
@@ -83,6 +84,7 @@ class Session {
     // A host makes its own samples, of image latents too, if there are any.
     enum Reader { IMAGE, HOST };
     void feed_conditions(const dipgo_tensor* conditions, std::size_t count, Reader reader);
+    void feed_sample(const dipgo_tensor& sample);
     void feed_noise(const dipgo_image_params& image);
     void set_guidance(double scale);
 
@@ -95,7 +97,8 @@ class Session {
     Arena arena_;
     std::vector<BoundRun> runs_;
     std::vector<Linear> combines_;
-    std::vector<Step> steps_;
+    std::vector<Step> steps_;     // one for each instruction
+    std::vector<Step> unguided_;  // what is left of them at guidance scale 1
     std::vector<double> coefficients_;
     std::vector<GuidedCoefficient> guided_;
     Ort::RunOptions options_;
@@ -103,7 +106,7 @@ class Session {
 
     // For hosts; made at the first call.
     std::vector<std::vector<HostStep>> host_;
-    Arena host_sample_, host_noise_pred_;  // apart from the arena, where values are soon overwritten
+    Arena host_sample_, host_noise_pred_;  // one half, and all; apart from the arena, where values are soon overwritten
     Index next_call_ = 0;
 
     std::mutex state_;     // of the next two

@@ -86,6 +86,36 @@ void verify_disjoint(const Plan& plan) {
     for (const Index tensor : opening) alive.add(tensor);
 }
 
+// Under split guidance every run is of a half, a call answers with a prediction for each, and the halves of a condition
+// have one type and shape, with a batch. Otherwise no run is of a half, and a call has one prediction.
+void verify_halves(const Plan& plan) {
+    const bool split = plan.interface.split;
+    const std::size_t wanted = split ? 2 : 1;
+    for (Index at = 0; at < plan.instructions.size(); ++at) {
+        const Run* run = std::get_if<Run>(&plan.instructions[at]);
+        if (run != nullptr && (run->half == Half::BOTH) == split) {
+            throw invalid_at(at, split ? "a run of no half" : "a run of a half, though guidance is not split");
+        }
+    }
+    for (Index i = 0; i < plan.calls.size(); ++i) {
+        const std::size_t count = plan.calls[i].noise_preds.size();
+        if (count != wanted) {
+            throw invalid("call " + std::to_string(i) + " answers with " + std::to_string(count) + " noise predictions")
+                .mend(REBUILD);
+        }
+    }
+    for (const Condition& condition : plan.interface.conditions) {
+        const TensorSpec& first = plan.spec(condition.inputs.front());
+        for (const Index input : condition.inputs) {
+            const TensorSpec& half = plan.spec(input);
+            if (half.dtype == first.dtype && half.shape == first.shape && (!split || !half.shape.empty())) continue;
+            throw invalid("the halves of the condition " + quoted(condition.spec.name) +
+                          " are not of one shape with a batch")
+                .mend(REBUILD);
+        }
+    }
+}
+
 }  // namespace
 
 std::vector<std::int64_t> view_shape(const Term& term, const TensorSpec& spec) {
@@ -140,8 +170,9 @@ void verify_program(const Plan& plan) {
     if (!defined[plan.output]) throw invalid("the output is not defined").mend(REBUILD);
     for (Index i = 0; i < plan.calls.size(); ++i) {
         const Call& call = plan.calls[i];
-        if (call_of[call.noise_pred] > i) {
-            throw invalid("the noise prediction " + quoted(plan.spec(call.noise_pred).name) + " of call " +
+        for (const Index noise_pred : call.noise_preds) {
+            if (call_of[noise_pred] <= i) continue;
+            throw invalid("the noise prediction " + quoted(plan.spec(noise_pred).name) + " of call " +
                           std::to_string(i) + " is not computed by then")
                 .mend(REBUILD);
         }
@@ -201,7 +232,9 @@ void verify_memory(const Plan& plan) {
 void verify_interface(const Plan& plan) {
     const Interface& interface = plan.interface;
     std::vector<Index> given{interface.latents}, read = plan.inputs;
-    given.insert(given.end(), interface.conditions.begin(), interface.conditions.end());
+    for (const Condition& condition : interface.conditions) {
+        given.insert(given.end(), condition.inputs.begin(), condition.inputs.end());
+    }
     given.insert(given.end(), interface.draws.begin(), interface.draws.end());
     std::sort(given.begin(), given.end());
     std::sort(read.begin(), read.end());
@@ -232,8 +265,9 @@ void verify_interface(const Plan& plan) {
     };
     for (const Call& call : plan.calls) {
         if (call.sample != NONE) check_alike(sample, call.sample);
-        check_alike(noise_pred, call.noise_pred);
+        for (const Index answer : call.noise_preds) check_alike(noise_pred, answer);
     }
+    verify_halves(plan);
 }
 
 }  // namespace dipgo::impl

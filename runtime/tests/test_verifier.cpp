@@ -49,16 +49,29 @@ int main() {
     CHECK(contains(refused([](Plan& p) { p.tensors[2].offset = 64; }), "are alive together and overlap"));
     CHECK(contains(refused([](Plan& p) { p.tensors[1].spec.dtype = DIPGO_FLOAT64; }), "differ in shape or dtype"));
     CHECK(contains(refused([](Plan& p) { p.tensors[1].spec.shape = {15}; }), "cannot fill 'x1' (15,)"));
-    CHECK_EQUAL(refused([](Plan& p) { p.calls = {{1.0, 0, 2}}; }), "");  // a combination of the call's own sample
-    CHECK(contains(refused([](Plan& p) { p.calls = {{2.0, NONE, 2}, {1.0, 0, 2}}; }), "of call 0 is not computed by then"));
+    CHECK_EQUAL(refused([](Plan& p) { p.calls = {{1.0, 0, {2}}}; }), "");  // a combination of the call's own sample
+    CHECK(contains(refused([](Plan& p) { p.calls = {{2.0, NONE, {2}}, {1.0, 0, {2}}}; }),
+                   "of call 0 is not computed by then"));
     CHECK(contains(refused([](Plan& p) {
               p.tensors[1].spec.dtype = p.tensors[0].spec.dtype = p.tensors[2].spec.dtype = DIPGO_INT32;
           }),
           "combines float32 and float64"));
 
     CHECK(contains(refused([](Plan& p) { p.arena_bytes = 4096; }), "4096 bytes, and values in the first 128 only"));
-    CHECK(contains(refused([](Plan& p) { p.interface.conditions = {0}; }), "does not give every input of the program once"));
+    CHECK(contains(refused([](Plan& p) { p.interface.conditions = {{p.spec(0), {0}}}; }),
+                   "does not give every input of the program once"));
     CHECK(contains(refused([](Plan& p) { p.inputs.clear(); }), "is read before it is defined"));
+
+    // Split guidance: x2 = x1 = x0 answers for one half, x1 for the other.
+    const auto split = [](Plan& p) {
+        p.interface.split = true;
+        p.interface.guidance = DIPGO_UNCOND_COND;
+        p.calls = {{1.0, 0, {1, 2}}};
+    };
+    CHECK_EQUAL(refused(split), "");
+    CHECK(contains(refused([&](Plan& p) { split(p), p.calls[0].noise_preds = {2}; }), "answers with 1 noise predictions"));
+    CHECK(contains(refused([&](Plan& p) { split(p), p.interface.split = false; }), "answers with 2 noise predictions"));
+
     std::vector<Term> terms = {{0, 1.0, 0.0, {{0, 0, 8}}}, {0, 1.0, 0.0, {{0, 8, 16}}}};
     CHECK_EQUAL(refused([&](Plan& p) { p.instructions[0] = Combine{terms, 1}; }), "");  // repeated to fill x1
     terms[1].view = {{0, 9, 16}};

@@ -57,9 +57,12 @@ def bundle(mask_file: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def other_build(mask_file: Path) -> Result:
-    """The command's answer to many options at once: two images a batch, one engine a block, JSON."""
+    """The command's answer to many options at once: two images a batch, split guidance, one engine a block,
+    JSON.
+    """
     output = mask_file.with_name("other.dipgo")
-    options = ["--mask", str(mask_file), "-o", str(output), "--batch", "2", "--fuse", "none", "--json", "-"]
-    result = CliRunner().invoke(main, ["build", *options], catch_exceptions=False)
+    options = ["--batch", "2", "--split-guidance", "--fuse", "none", "--json", "-"]
+    arguments = ["build", "--mask", str(mask_file), "-o", str(output), *options]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     return result

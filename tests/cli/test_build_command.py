@@ -39,6 +39,7 @@ def test_summary(other_build: Result) -> None:
     assert facts["disk_bytes"] == sum(file.stat().st_size for file in output.iterdir() if file.is_file())
     assert facts["cache_bytes"] > facts["disk_bytes"] / 2
     assert "load the model" in other_build.stderr
+    assert open_bundle(output).plan.interface.split
 
 
 @pytest.mark.parametrize(

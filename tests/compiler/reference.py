@@ -63,7 +63,8 @@ def assert_parity(
     schedule = check(mask, model)
     plan = compile_plan(model, exported.geometry, exported.onnx, mask, schedule, options)
     write(path, plan, exported.onnx, mask)
-    inputs = example_inputs(model.inputs(exported.geometry), seed)
+    samples = replace(exported.geometry, batch=plan.samples)  # twice the graph's where guidance is split
+    inputs = example_inputs(model.inputs(samples), seed)
     conditions = {name: inputs[name] for name in plan.interface.conditions}
     noise = inputs[plan.interface.sample][: options.images]
     scale = None if plan.interface.guidance is None else GUIDANCE_SCALE

@@ -103,7 +103,7 @@ def test_a_sum_is_read_through_where_that_is_shorter():
 def test_every_call_reads_its_sample():
     """Unlike under output reuse, where a call that keeps nothing repeats the noise prediction."""
     program = compiled(residual_mask("111", "000", "000"))
-    assert len({call.noise_pred for call in program.calls}) == 3
+    assert len({call.noise_preds for call in program.calls}) == 3
     assert all(call.sample is not None for call in program.calls)
 
 

@@ -69,7 +69,7 @@ def test_accepts_what_unroll_makes():
         ),
         (replace(PROGRAM, constants={k: np.zeros(9, "f") for k in PROGRAM.constants}), "its spec says"),
         (
-            replace(PROGRAM, calls=(Call(200.0, None, "noise_pred@1"), PROGRAM.calls[1])),
+            replace(PROGRAM, calls=(Call(200.0, None, ("noise_pred@1",)), PROGRAM.calls[1])),
             "not computed by then",
         ),
         (replace(PROGRAM, calls=(replace(PROGRAM.calls[0], sample="x"), PROGRAM.calls[1])), "not defined"),
@@ -108,7 +108,7 @@ def test_a_noise_prediction_may_be_a_sum_of_what_a_host_has_by_then(value, allow
     combine = Combine((Term(value, Coefficient(1.0)),), "sum")
     listed = (*PROGRAM.instructions[: at + 1], combine, *PROGRAM.instructions[at + 1 :])
     specs = {**PROGRAM.specs, "sum": PROGRAM.specs[value]}
-    calls = (replace(PROGRAM.calls[0], noise_pred="sum"), PROGRAM.calls[1])
+    calls = (replace(PROGRAM.calls[0], noise_preds=("sum",)), PROGRAM.calls[1])
     program = replace(PROGRAM, instructions=listed, specs=specs, calls=calls)
     with nullcontext() if allowed else pytest.raises(CompileError, match="not computed by then"):
         verify_program(program)

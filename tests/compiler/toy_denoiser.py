@@ -9,6 +9,8 @@ noise_pred = merged * d             glue
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx.parser
 import onnx_ir as ir
 
@@ -59,10 +61,12 @@ SPECS = (
 )
 BLOCKS = ("down", "up")
 GUIDANCE = Guidance(("uncond", "cond"))
+SPLIT = replace(GUIDANCE, split=True)
 
 
-def toy_model() -> ir.Model:
-    proto = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(TEXT))
+def toy_model(batch: int = 2) -> ir.Model:
+    text = TEXT.replace("float[2,1,2,2]", f"float[{batch},1,2,2]")
+    proto = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))
     model = ir.from_proto(proto)
     for node in model.graph:
         name = node.outputs[0].name
@@ -73,8 +77,12 @@ def toy_model() -> ir.Model:
     return model
 
 
-def toy_graph(model: ir.Model | None = None) -> BlockGraph:
-    return partition(model or toy_model(), BLOCKS, SPECS)
+def toy_graph(model: ir.Model | None = None, batch: int = 2) -> BlockGraph:
+    specs = (
+        spec if spec.role == "timestep" else replace(spec, spec=replace(spec.spec, shape=(batch, *SHAPE[1:])))
+        for spec in SPECS
+    )
+    return partition(model or toy_model(batch), BLOCKS, tuple(specs))
 
 
 def toy_schedule(calls: int) -> Schedule:

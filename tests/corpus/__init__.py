@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from tests.corpus import file_edits, onnx_edits, plan_edits, text_edits, types
+from tests.corpus import file_edits, onnx_edits, plan_edits, split_edits, text_edits, types
 from tests.corpus.alteration import EITHER, OPENS, REFUSED, Alteration, write
 from tests.corpus.base import Base, make_base
 
@@ -22,6 +22,7 @@ __all__ = ["EITHER", "OPENS", "REFUSED", "Alteration", "Base", "corpus", "make_b
 
 GROUPS = {
     "plan": plan_edits.alterations,
+    "split": split_edits.alterations,
     "types": types.alterations,
     "text": text_edits.alterations,
     "files": file_edits.alterations,

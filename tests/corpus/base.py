@@ -1,6 +1,7 @@
 """The bundle that is altered: the toy of ``tests/runtime`` with one of everything that a plan can say.
 
-To the toy it adds a prologue, which its denoiser has no use for: ``prompt = text * gain``.
+To the toy it adds a prologue, which its denoiser has no use for: ``prompt = text * gain``. What it can't say
+is split guidance: beside it lies the compiler's toy, compiled with it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dipgo_compile.plan import Plan
 from dipgo_compile.program import PROLOGUE, Engine, Run, TensorSpec
 from dipgo_compile.runtime import Runtime
 from tests.corpus.alteration import PLAN, Json
+from tests.cpp.compiled import compiled
 from tests.runtime import toy
 
 GAIN = np.linspace(0.5, 1.5, 5, dtype=np.float32)
@@ -35,6 +37,10 @@ class Base:
     def outside(self) -> Path:
         return self.path.parent / "outside"
 
+    @property
+    def split(self) -> Path:
+        return self.path.parent / "split.dipgo"
+
     def document(self) -> Json:
         document: Json = json.loads((self.path / PLAN).read_text(encoding="utf-8"))
         return document
@@ -43,6 +49,8 @@ class Base:
 def make_base(directory: Path) -> Base:
     base = Base(directory / "base.dipgo")
     write_bundle(base.path, plan(), write_engines, toy.MASK)
+    ddim = ("DDIMScheduler", {"clip_sample": False})
+    compiled(base.split, *ddim, ["11", "01", "11"], guided=True, fuse="patterns", split=True)
     base.outside.mkdir()
     for file in base.path.iterdir():
         os.link(file, base.outside / file.name)

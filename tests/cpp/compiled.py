@@ -18,9 +18,18 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 
 def compiled(
-    path: Path, scheduler: str, config: dict[str, object], rows: list[str], *, guided: bool, fuse: str
+    path: Path,
+    scheduler: str,
+    config: dict[str, object],
+    rows: list[str],
+    *,
+    guided: bool,
+    fuse: str,
+    split: bool = False,
 ) -> Plan:
-    """Write the bundle; ``rows`` are those of the mask, one for each call, and so many steps as give them."""
+    """Write the bundle; ``rows`` are those of the mask, one for each call, and so many steps as give them.
+    The toy computes two samples at a time; with ``split`` guidance they are one half of two images.
+    """
     schedule = probe(scheduler, {**BETAS, **config}, len(rows))
     rows = (rows * 2)[: len(schedule.timesteps)]  # PLMS and Heun make more calls than steps
     model, graph = toy_model(), toy_graph()
@@ -29,7 +38,7 @@ def compiled(
     mask = Mask(
         ModelRef("toy", "Toy", "0" * 64), SchedulerRef(scheduler, config, len(rows), timesteps), BLOCKS, keep
     )
-    guidance = Guidance(("uncond", "cond")) if guided else None
+    guidance = Guidance(("uncond", "cond"), split) if guided else None
     program, passes = compile_program(model, graph, mask, schedule, guidance, fuse=fuse)
     draws = tuple(name for name in program.inputs if is_draw(name))
     plan = Plan(
@@ -37,7 +46,13 @@ def compiled(
         memory=plan_memory(program),
         model={"source": "toy", "class": "Toy", "config_sha256": "0" * 64, "config": {}},
         interface=Interface(
-            "sample", "timestep", graph.conditions, LATENTS, draws, guidance.order if guidance else None
+            "sample",
+            "timestep",
+            graph.conditions,
+            LATENTS,
+            draws,
+            guidance.order if guidance else None,
+            split=split,
         ),
         target=Target("cpu", "fp32"),
         schedule={"class": scheduler, "num_inference_steps": len(rows), "timesteps": list(timesteps)},

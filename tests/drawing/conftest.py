@@ -34,6 +34,13 @@ def pruned_bundle(pruned_mask: Mask, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def split_bundle(pruned_mask: Mask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("bundles") / "split.dipgo"
+    options = BuildOptions(images=2, pipeline=True, split_guidance=True)
+    return build(pruned_mask, output=output, options=options).path
+
+
+@pytest.fixture(scope="session")
 def dit_bundle(dit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For OpenVINO, in bfloat16 where the processor has it."""
     ov = pytest.importorskip("openvino")

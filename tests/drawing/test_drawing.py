@@ -62,6 +62,21 @@ def test_a_pruned_image_is_that_of_pytorchs_ends(pruned: Runtime, stable_diffusi
     assert np.abs(expected[0] - expected[1]).max() > GRAY_LEVELS
 
 
+@pytest.mark.parametrize("scale", [2.0, 1.0])
+def test_split_guidance_draws_the_same(
+    pruned: Runtime, split_bundle: Path, stable_diffusion: Path, scale: float
+) -> None:
+    """By the bundle's own ends and by PyTorch's, three images in batches of two."""
+    prompts, options = [job.prompt for job in JOBS], {"negative_prompt": "a shoe", "guidance_scale": scale}
+    expected = pruned.draw(prompts, seed=3, **options).astype(np.int16)
+    jobs = [Job(prompt, 3 + index) for index, prompt in enumerate(prompts)]
+    with Runtime.load(split_bundle) as split:
+        drawn = split.draw(prompts, seed=3, **options).astype(np.int16)
+        by_diffusers = through_diffusers(split, stable_diffusion, jobs, **options)
+    np.testing.assert_allclose(drawn, expected, atol=GRAY_LEVELS, rtol=0)
+    np.testing.assert_allclose(by_diffusers, expected, atol=GRAY_LEVELS, rtol=0)
+
+
 def test_the_guidance_scale_is_the_masks(pruned: Runtime) -> None:
     np.testing.assert_array_equal(
         pruned.draw("a bag", seed=1), pruned.draw("a bag", seed=1, guidance_scale=2.0)

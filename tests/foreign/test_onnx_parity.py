@@ -14,9 +14,12 @@ from onnx_denoiser import File, make_mask
 from stranger import FREE, Stranger, arguments, export_torchscript
 
 from dipgo_compile.build import BuildOptions, build, check, compile_plan, write
+from dipgo_compile.bundle import open_bundle
 from dipgo_compile.compare import compare
-from dipgo_compile.errors import MaskError, ParityError
+from dipgo_compile.errors import InputError, MaskError, ParityError
 from dipgo_compile.graphs.reference import OnnxReference
+from dipgo_compile.measure.rows import prepare
+from dipgo_compile.models.reading import Reading
 
 ROUNDING = 1e-4  # float32 sums in another order; a block computed or reused wrongly moves results by 1e-2
 
@@ -100,3 +103,23 @@ def test_residual_reuse_has_no_reference(today: File) -> None:
     mask = replace(make_mask(model, ("111", "101"), "ddim"), reuse="residual")
     with pytest.raises(MaskError, match="no reference for reuse 'residual'"):
         OnnxReference(model, mask)
+
+
+def test_a_file_for_one_sample_is_guided_in_halves(folder: Path, tmp_path: Path) -> None:
+    """Its batch is fixed, so the halves of a guided batch can't be computed together."""
+    path = folder / "single.onnx"
+    names = ["x", "t", "text", "strength"]
+    module = Stranger().eval()
+    export_torchscript(module, path, {}, arguments(1), names)
+    model = File(path, Reading(guidance_order=("cond", "uncond")), module).open()
+    mask = make_mask(model, ("111", "010", "101", "000"), "plms")
+    with pytest.raises(InputError, match="is 1 in the file, not 2") as error:
+        build(mask, model=model, output=tmp_path / "m.dipgo")
+    assert "two an image under guidance: --batch 1 --split-guidance" in str(error.value)
+    split = BuildOptions(split_guidance=True)
+    bundle = open_bundle(build(mask, model=model, output=tmp_path / "m.dipgo", options=split).path)
+    found = compare(bundle.path)
+    found.check()
+    assert 0 < found.latents_relative_l2 < ROUNDING
+    with pytest.raises(InputError, match="is 1 in the file, not 2"):  # bench has no baseline
+        prepare.store_dense(bundle, str(path), tmp_path)

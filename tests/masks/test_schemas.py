@@ -64,14 +64,14 @@ def plan() -> Plan:
         inputs=("latents", "draw", "image", "text"),
         constants={"t": np.ones(1, np.float32)},
         instructions=(
-            Run("prologue", PROLOGUE, ("text",), ("k",)),
-            Run("all", 0, ("latents", "t", "k"), ("e", None)),
+            Run("prologue", PROLOGUE, ("text",), ("k",), "cond"),
+            Run("all", 0, ("latents", "t", "k"), ("e", None), "cond"),
             Combine(
                 (Term("latents", Coefficient(1.0)), Term("e", Coefficient(0.5, -1.0), (Slice(0, 0, 1),))),
                 "out",
             ),
         ),
-        calls=(Call(981.0, "latents", "e"), Call(1.5, None, "e")),
+        calls=(Call(981.0, "latents", ("e", "e")), Call(1.5, None, ("e", "e"))),
         output="out",
     )
     values = [name for name in program.specs if name != "t"]
@@ -81,7 +81,7 @@ def plan() -> Plan:
         memory=MemoryPlan(places, 896, 896),
         model={"source": "x", "class": "UNet2DConditionModel", "config_sha256": "0" * 64, "config": {}},
         interface=Interface(
-            "sample", "timestep", ("text",), "latents", ("draw",), ("uncond", "cond"), "image"
+            "sample", "timestep", ("text",), "latents", ("draw",), ("uncond", "cond"), "image", split=True
         ),
         target=Target("cpu", "fp32"),
         schedule={
@@ -161,6 +161,9 @@ def test_a_plan_without_a_required_field_is_invalid(field: str) -> None:
         lambda d: d["tensors"][0].pop("bytes"),
         lambda d: d["tensors"][0].update(storage="disk"),
         lambda d: d["interface"].update(guidance=["cond", "cond"]),
+        lambda d: d["interface"].update(split_guidance="yes"),
+        lambda d: d["calls"][0].update(noise_pred=["e"]),
+        lambda d: d["instructions"][1].update(half="both"),
         lambda d: d.update(checksum="abc"),
         lambda d: d.update(pipeline=None),
         lambda d: d["pipeline"].pop("image_decoder"),
@@ -173,6 +176,13 @@ def test_a_spoilt_plan_is_invalid(spoil: Callable[[dict[str, Any]], None]) -> No
     spoilt = document()
     spoil(spoilt)
     assert not valid(PLAN, spoilt)
+
+
+def test_a_call_may_have_one_prediction_and_a_run_no_half() -> None:
+    written = document()
+    written["calls"][0].update(noise_pred="e")
+    del written["instructions"][1]["half"]
+    assert valid(PLAN, written)
 
 
 def test_newer_minor_versions_and_unknown_fields_are_valid() -> None:

@@ -44,6 +44,12 @@ def bundle(pipeline: Path, mask: Mask, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def split_bundle(mask: Mask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("bundles") / "split.dipgo"
+    return build(mask, output=output, options=BuildOptions(split_guidance=True)).path
+
+
+@pytest.fixture(scope="session")
 def stochastic_bundle(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Without guidance, two images at once, and a scheduler that draws noise."""
     mask = make_mask(str(pipeline), "EulerAncestralDiscreteScheduler", ("11111", "00000", "00011"))

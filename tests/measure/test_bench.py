@@ -17,7 +17,7 @@ from dipgo_compile.commands.bench import as_text
 from dipgo_compile.commands.bench import bench as command
 from dipgo_compile.errors import BackendError, InputError
 from dipgo_compile.mask import Mask
-from dipgo_compile.measure.rows import Job, dense, plan, prepare, supernet, torch
+from dipgo_compile.measure.rows import SHAPES, Job, dense, plan, prepare, supernet, torch
 from dipgo_compile.measure.worker import Worker
 from dipgo_compile.models.source import load as load_model
 
@@ -66,6 +66,22 @@ def test_dense_with_draws_without_guidance(stochastic_bundle: Path, tmp_path: Pa
     )
     assert len(draws) == 2
     np.testing.assert_allclose(dense.load(job)(), trace.final, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_dense_computes_whole_batches_for_a_split_plan(job: Job, split_bundle: Path, tmp_path: Path) -> None:
+    split = prepared(split_bundle, tmp_path)
+    shapes = json.loads((tmp_path / SHAPES).read_text())
+    assert [shape[0] for shape in (shapes["inputs"]["sample"], *shapes["outputs"].values())] == [2, 2]
+    np.testing.assert_array_equal(dense.load(split)(), dense.load(job)())
+    np.testing.assert_allclose(plan.load(split)(), plan.load(job)(), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_the_ideal_knows_of_a_half_that_is_left_out(bundle: Path, split_bundle: Path) -> None:
+    whole, split = open_bundle(bundle).plan, open_bundle(split_bundle).plan
+    kept = whole.macs["dense"] / whole.macs["kept"]
+    assert bench.ideal_speedup(whole, 7.5) == bench.ideal_speedup(split, 7.5) == kept
+    assert bench.ideal_speedup(split, 1.0) == 2 * kept
+    assert bench.ideal_speedup(whole, 1.0) == kept  # one batch has both halves
 
 
 def test_json_has_every_field(bundle: Path, tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def test_a_right_bundle_agrees(bundle: Path) -> None:
     assert 0 < found.latents_relative_l2 < 1e-4
 
 
+@pytest.mark.parametrize("scale", [7.5, 1.0])
+def test_split_guidance_agrees(split_bundle: Path, scale: float) -> None:
+    """At scale 1 the plan leaves a half out; the reference computes it all the same."""
+    found = compare(split_bundle, threads=1, guidance_scale=scale)
+    assert found.passed
+    assert 0 < found.latents_relative_l2 < 1e-4
+
+
 def test_noise_draws_and_batches_agree_too(stochastic_bundle: Path) -> None:
     found = compare(stochastic_bundle, seed=3, threads=1)
     assert found.passed

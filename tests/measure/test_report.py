@@ -60,7 +60,7 @@ def plan() -> Plan:
         constants={"t0": np.zeros((1, 16), np.float32)},
         instructions=instructions,
         calls=tuple(
-            Call(t, sample, noise_pred)
+            Call(t, sample, (noise_pred,))
             for t, sample, noise_pred in (
                 (801, "latents", "noise_pred@0"),
                 (601, None, "noise_pred@0"),
@@ -139,6 +139,20 @@ def test_command_prints_text_json_and_program(bundle: Path) -> None:
     assert found["calls"] == {"total": 4, "run": 2}
     assert sum(engine["runs"] for engine in found["engines"]) == found["instructions"]["run"]
     assert found["weights_bytes"] == (bundle / "weights.bin").stat().st_size
+
+
+def test_split_guidance_is_shown(split_bundle: Path) -> None:
+    text = CliRunner().invoke(inspect, [str(split_bundle)]).output
+    assert "8 x 8 latents, split guidance, uncond then cond" in text
+    assert "4 runs and a prologue for each half," in text
+    assert "half of them at guidance scale 1: ideal speedup " in text
+    timeline = text.partition("timeline")[2].splitlines()
+    assert timeline[1].endswith("once an image       each half: prologue")
+    assert timeline[2].endswith("each half: pattern0")
+    assert timeline[3].endswith("reuse")
+    found = json.loads(CliRunner().invoke(inspect, [str(split_bundle), "--json"]).output)
+    assert found["split_guidance"] is True
+    assert found["timeline"][0]["engines"] == ["pattern0", "pattern0"]
 
 
 def test_measures_every_engine(bundle: Path) -> None:

@@ -103,7 +103,7 @@ def dense_plan(pipeline: StableDiffusionPipeline) -> Plan:
         inputs=("latents", "encoder_hidden_states"),
         constants={f"t{index}": np.array([t], np.float32) for index, t in enumerate(timesteps)},
         instructions=tuple(instructions),
-        calls=tuple(Call(t, f"s{index}", f"e{index}") for index, t in enumerate(timesteps)),
+        calls=tuple(Call(t, f"s{index}", (f"e{index}",)) for index, t in enumerate(timesteps)),
         output=f"e{STEPS - 1}",
     )
     places = {name: Allocation(4096 * index, specs[name].nbytes, 0, 99) for index, name in enumerate(values)}

@@ -86,7 +86,7 @@ def program() -> Program:
         constants={f"t{call}": np.array([time], np.float32) for call, time in TIMES.items()},
         instructions=instructions,
         calls=tuple(
-            Call(timestep, sample, noise_pred)
+            Call(timestep, sample, (noise_pred,))
             for timestep, sample, noise_pred in zip(
                 TIMESTEPS, ("s0", "s1", "s2", None), ("e0", "e1", "e2", "e2"), strict=True
             )

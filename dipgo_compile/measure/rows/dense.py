@@ -2,7 +2,8 @@
 compiler has to beat.
 
 As good as that backend makes it: the options that engines get, buffers bound once, the schedule a table of
-coefficients, and nothing allocated per call.
+coefficients, and nothing allocated per call. A guided batch is computed whole, also where the plan splits it:
+that is the faster way to compute everything.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ def load(job: Job) -> Image:
     shapes = json.loads((workspace / SHAPES).read_text())
     inputs, outputs = tuple(shapes["inputs"]), tuple(shapes["outputs"])
     engine = make_backend(plan.target).open_file("dense", workspace / DENSE, inputs, outputs, job.threads)
+    (predicted,) = shapes["outputs"].values()
     schedule = read_schedule(workspace / SCHEDULE)
     timestep = _empty(shapes["inputs"][plan.interface.timestep], shapes["timestep"])
     return DenseLoop(
         plan,
         engine,
         shapes["inputs"],
+        predicted,
         timestep,
         schedule,
         job.guidance_scale,
@@ -52,6 +55,7 @@ class DenseLoop:
         plan: Plan,
         engine: EngineSession,
         shapes: Mapping[str, Sequence[int]],
+        predicted: Sequence[int],
         timestep: Array,
         schedule: Schedule,
         guidance_scale: float | None,
@@ -65,8 +69,7 @@ class DenseLoop:
         self._latents, self._image_latents = latents, image_latents
         self._sample = _empty(shapes[interface.sample])
         self._timestep = timestep
-        first = plan.program.specs[plan.program.calls[0].noise_pred]
-        self._noise_pred = _empty(first.shape)
+        self._noise_pred = _empty(predicted)
         given = {interface.sample: self._sample, interface.timestep: self._timestep, **conditions}
         self._run = engine.bind([given[name] for name in shapes], [self._noise_pred])
 

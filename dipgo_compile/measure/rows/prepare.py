@@ -25,6 +25,7 @@ from dipgo_compile.measure.rows import (
     SHAPES,
 )
 from dipgo_compile.models import Geometry
+from dipgo_compile.models.onnx_file import OnnxModel
 from dipgo_compile.models.opening import open_built
 from dipgo_compile.noise_level import schedule_of
 from dipgo_compile.program import Engine
@@ -43,13 +44,16 @@ def store_inputs(bundle: Bundle, workspace: Path) -> None:
 
 def store_dense(bundle: Bundle, source: str, workspace: Path, exported: Exported | None = None) -> None:
     """The whole denoiser at the plan's sizes, exported unless it is given, by the plan's own writer; the
-    shapes of its inputs and outputs, and the inputs' dtypes; and the schedule as a table.
+    shapes of its inputs and outputs, and the inputs' dtypes; and the schedule as a table. Raises InputError
+    for an ONNX file whose fixed batch is another.
     """
     plan, mask = bundle.plan, Mask.load(bundle.path / MASK)
     images, _, height, width = plan.program.specs[plan.interface.latents].shape
     batch = images if plan.interface.guidance is None else 2 * images
     if exported is None:
         model = open_built(plan, source)
+        if isinstance(model, OnnxModel):
+            model.geometry(batch, height, width)  # refuses what the file has not
         geometry = Geometry(batch, height, width, model.tokens)
         exported = Exported(model, geometry, model.graph(geometry))
     model, geometry, graph = exported.model, exported.geometry, exported.onnx

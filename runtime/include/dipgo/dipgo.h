@@ -216,13 +216,15 @@ DIPGO_EXPORT dipgo_image_params dipgo_image_default_params(void);
 
 /* Make the images of one batch: the final latents, before the image decoder's scaling, are written to `latents`, of
  * `bytes` bytes: exactly those of DIPGO_OUTPUT. What a seed draws is the noise that torch gives for it
- * (dipgo_noise), the initial noise first. Nothing is allocated. Fails with DIPGO_ERROR_INPUT, _BACKEND, DIPGO_BUSY,
+ * (dipgo_noise), the initial noise first. At a guidance scale of 1 only what the conditional prediction takes is
+ * computed: half of a plan with split guidance. Nothing is allocated. Fails with DIPGO_ERROR_INPUT, _BACKEND, DIPGO_BUSY,
  * DIPGO_ABORTED; the session can make another image after each of them, and `latents` is untouched. */
 DIPGO_EXPORT dipgo_status dipgo_session_denoise(dipgo_session *session, const dipgo_image_params *image,
                                                 void *latents, size_t bytes);
 
 /* One denoiser call, for hosts with a scheduler of their own: `sample` (DIPGO_SAMPLE) is scaled already, and doubled
- * under guidance; the answer is written to `noise_pred`, of the `bytes` bytes of DIPGO_NOISE_PRED. Calls come in
+ * under guidance (a plan with split guidance refuses one whose halves differ); the answer is written to
+ * `noise_pred`, of the `bytes` bytes of DIPGO_NOISE_PRED. Calls come in
  * order. Call 0 starts an image, forgets the one before, and is the only one to read `conditions`; for the others
  * they may be NULL and 0; latents to begin with (image-to-image) are not among them. Calls that compute nothing cost
  * a copy. After a failure the image starts again with
