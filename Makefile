@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+EXTRAS ?= cpu,openvino,train,bench,dev
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # Options for pip, e.g. PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for the small torch.
@@ -12,7 +13,7 @@ DATA := /usr/share/datasets/fashion-mnist
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test cpp lint format bench data clean
+.PHONY: help venv demo test cpp lint format bench gpu on-gpu data clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -27,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[2/3] installing torch"
 	@$(PIP) install $(PIP_FLAGS) -c constraints.txt torch
 	@echo "[3/3] installing dipgo-compile and its tools"
-	@$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[cpu,openvino,train,bench,dev]'
+	@$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(STAMP)  ## Train, compile, verify, time and draw on models/tiny-sd; results in demo/ (minutes, CPU only)
@@ -54,6 +55,15 @@ bench: $(STAMP)  ## Time models/tiny-sd's trained mask and Stable Diffusion 1.5'
 	@$(BIN)/python -m benchmarks run sd15-256 --quick
 	@$(BIN)/python -m benchmarks table
 
+# An environment of its own: the packages onnxruntime and onnxruntime-gpu are the same modules.
+gpu:  ## On a machine with an NVIDIA GPU: its tests, then its benchmarks (docs/gpu.md)
+	@$(MAKE) --no-print-directory VENV=.venv-gpu EXTRAS=cuda,train,bench,dev on-gpu
+
+on-gpu: $(STAMP)
+	@nvidia-smi -L
+	@$(BIN)/python -m pytest tests/gpu -m gpu
+	@$(BIN)/python -m benchmarks run sd15-512-cuda
+
 data:  ## Fetch Fashion-MNIST (Debian's dataset-fashion-mnist): needed only to train models/tiny-sd anew
 	@if test -d $(DATA); then echo "Fashion-MNIST is in $(DATA)"; \
 	elif test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
@@ -61,5 +71,5 @@ data:  ## Fetch Fashion-MNIST (Debian's dataset-fashion-mnist): needed only to t
 	else echo "run: sudo apt-get install dataset-fashion-mnist (or see models/README.md)" >&2; exit 1; fi
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) demo build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-gpu demo build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

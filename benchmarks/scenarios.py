@@ -74,11 +74,12 @@ class Subject:
 class Case:
     """A bundle and the rows it is timed beside.
 
-    ``mask`` is what ``mask_rules.make`` takes. The row ``dense`` of a case runs in the case's backend and
-    precision. ``footprint``: also measure loading, memory and size on disk. ``profile``: also measure what
-    each block takes alone, which tells how far seconds follow multiply-accumulates. ``quick``: part of a
-    quick run. ``subject``: None is the scenario's.
-    ``split_guidance``: the plan computes the halves of a guided batch one after the other.
+    ``mask`` is what ``mask_rules.make`` takes. The row ``dense`` of a case runs in the case's backend,
+    execution provider and precision; with the provider ``cuda``, PyTorch's rows run on the GPU, too.
+    ``footprint``: also measure loading, memory and size on disk. ``profile``: also measure what each block
+    takes alone, which tells how far seconds follow multiply-accumulates. ``quick``: part of a quick run.
+    ``subject``: None is the scenario's. ``split_guidance``: the plan computes the halves of a guided batch
+    one after the other.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Case:
     fuse: bool = True
     backend: str = "onnxruntime"
     precision: str = "fp32"
+    provider: str = "cpu"
     footprint: bool = False
     profile: bool = False
     quick: bool = True
@@ -203,6 +205,35 @@ SD15_CASES = (
     ),
 )
 
+# On a GPU. Nothing of it has been measured yet.
+CUDA_CASES = tuple(
+    Case(
+        f"cuda-{name}",
+        f"{about}, on a GPU in fp16",
+        mask,
+        turns,
+        precision="fp16",
+        provider="cuda",
+        footprint=large,
+    )
+    for name, about, mask, turns, large in (
+        (
+            "all-ones",
+            "every block at every call",
+            "all",
+            (Turn(("plan", "dense", "torch")), Turn(("dense", "torch-compile"))),
+            False,
+        ),
+        (
+            "released-0.80",
+            "the mask that DiP-GO's authors released",
+            RELEASED,
+            (Turn(("plan", "dense", "supernet")), Turn(("plan", "supernet-compile", "torch-compile"))),
+            True,
+        ),
+    )
+)
+
 FAMILIES = "families"
 FAMILY_STEPS = 20
 
@@ -241,6 +272,13 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScena
         model="random:sd15",
         pixels=512,
         cases=SD15_CASES,
+    ),
+    SuiteScenario(
+        name="sd15-512-cuda",
+        about="the same on an NVIDIA GPU, in fp16",
+        model="random:sd15",
+        pixels=512,
+        cases=CUDA_CASES,
     ),
     SuiteScenario(
         name="sd15-256",

@@ -311,6 +311,7 @@ def _build_options(scenario: SuiteScenario, case: Case) -> BuildOptions:
         width=pixels,
         backend=case.backend,
         precision=case.precision,
+        provider=case.provider,
         split_guidance=case.split_guidance,
     )
     return options if case.fuse else replace(options, fuse="none")
@@ -455,6 +456,7 @@ def _found(content: Json, case: Case) -> Json:
         "about": case.about,
         "backend": case.backend,
         "precision": case.precision,
+        "provider": case.provider,
         "fused": case.fuse,
         **({"split_guidance": True} if case.split_guidance else {}),
     }

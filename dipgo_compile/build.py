@@ -21,6 +21,7 @@ from dipgo_compile.drawing.surroundings import (
 from dipgo_compile.errors import BackendError, InputError, MaskError
 from dipgo_compile.generate import trained_guidance_scale
 from dipgo_compile.graphs.engines import engine_files, weight_bytes, write_engines
+from dipgo_compile.graphs.float16 import in_precision
 from dipgo_compile.graphs.stacking import remove_stacked
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Denoiser, Geometry
@@ -151,8 +152,9 @@ def build(
     geometry, onnx_model = exported.geometry, exported.onnx.clone()
     clock.start("compile the loop")
     rewritten = apply(onnx_model, default_rewrites(options.backend), options.disabled)
+    converted = in_precision(onnx_model, options.precision, model.inputs(geometry))
     plan = compile_plan(model, geometry, onnx_model, made, schedule, options)
-    plan = replace(plan, passes=(*rewritten, *plan.passes))
+    plan = replace(plan, passes=(*rewritten, *converted, *plan.passes))
     surroundings = None
     if pipeline is not None:
         clock.start("export the pipeline")

@@ -17,16 +17,27 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dipgo_compile.backends.base import EngineSession
+from dipgo_compile.backends.base import EngineSession, Memory
 from dipgo_compile.errors import BundleError, InputError
 from dipgo_compile.formats.plan_json import ALIGNMENT
 from dipgo_compile.host_calls import HostCalls, Step
 from dipgo_compile.plan import Plan
-from dipgo_compile.program import PROLOGUE, Array, Coefficient, Combine, Instruction, Run, TensorSpec, Term
+from dipgo_compile.program import (
+    PROLOGUE,
+    Array,
+    Coefficient,
+    Combine,
+    Instruction,
+    Run,
+    TensorSpec,
+    Term,
+    is_signed_sum,
+    writes,
+)
+from dipgo_compile.residence import Residence, followed_by
 from dipgo_compile.unguided import SCALE, unguided
 
 Coefficients = list[float]
-UNITS = (Coefficient(1.0), Coefficient(-1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +61,20 @@ class _Course:
 class Session:
     """Executes one plan, one image at a time. See ``Runtime.session``."""
 
-    def __init__(self, plan: Plan, engines: Mapping[str, EngineSession]) -> None:
+    def __init__(
+        self, plan: Plan, engines: Mapping[str, EngineSession], memory: Memory | None = None
+    ) -> None:
+        """``memory`` is where the engines compute, if not in the process's own: see ``Backend.memory``."""
         self.plan = plan
         self._engines = engines
         self._busy = threading.Lock()
-        self._tensors = allocate(plan)
+        self._tensors = allocate(plan, touch=memory is None)
+        self._residence = Residence(plan, self._tensors, memory)
         self._guided: list[tuple[int, Coefficient]] = []
         self._coefficients: Coefficients = []
         program = plan.program
         combines = [instruction for instruction in program.instructions if isinstance(instruction, Combine)]
-        sizes = [program.specs[combine.output].nbytes for combine in combines if not _is_signed_sum(combine)]
+        sizes = [program.specs[combine.output].nbytes for combine in combines if not is_signed_sum(combine)]
         self._scratch = aligned(max(sizes, default=0))
         self._steps = tuple(map(self._step, program.instructions))
         self._course = _course(program.instructions, self._steps)
@@ -141,7 +156,7 @@ class Session:
                     f"call {index} cannot run now: the next is {self._next_call}, or 0 for a new image"
                 )
             if self._host is None:
-                self._host = HostCalls(self.plan.program, self._tensors, self._steps)
+                self._host = HostCalls(self.plan.program, self._tensors, self._steps, self._residence.sent)
             self._next_call = 0  # should anything fail, the image has to start again
             self._feed_sample(self._host, sample)
             if index == 0:
@@ -185,7 +200,7 @@ class Session:
             inputs = self.plan.interface.inputs_of(name)
             given = checked(name, value, self.plan.condition(name))
             for half, part in zip(inputs, _parts(given, len(inputs)), strict=True):
-                np.copyto(self._tensors[half], part)
+                self._put(half, part)
 
     def _feed_image(self, latents: npt.ArrayLike | None) -> None:
         name = self.plan.interface.image_latents
@@ -203,16 +218,22 @@ class Session:
             self._feed(name, latents)
 
     def _feed(self, name: str, value: npt.ArrayLike) -> None:
-        np.copyto(self._tensors[name], checked(name, value, self.plan.program.specs[name]))
+        self._put(name, checked(name, value, self.plan.program.specs[name]))
+
+    def _put(self, name: str, value: Array) -> None:
+        np.copyto(self._tensors[name], value)
+        for send in self._residence.sent((name,)):
+            send()
 
     def _step(self, instruction: Instruction) -> Step:
         return self._bind(instruction) if isinstance(instruction, Run) else self._prepare(instruction)
 
     def _bind(self, run: Run) -> Step:
-        return self._engines[run.engine].bind(
-            [self._tensors[name] for name in run.inputs],
-            [None if name is None else self._tensors[name] for name in run.outputs],
+        bound = self._engines[run.engine].bind(
+            [self._residence[name] for name in run.inputs],
+            [None if name is None else self._residence[name] for name in run.outputs],
         )
+        return followed_by(bound, self._residence.fetched(writes(run)))
 
     def _coefficient(self, coefficient: Coefficient) -> int:
         """The coefficient's place in the table that is filled in once per image."""
@@ -223,12 +244,18 @@ class Session:
         return index
 
     def _prepare(self, combine: Combine) -> Step:
+        summed = self._residence.summed(combine)
+        if summed is not None:
+            return followed_by(summed, self._residence.fetched((combine.output,)))
+        return followed_by(self._combine(combine), self._residence.sent((combine.output,)))
+
+    def _combine(self, combine: Combine) -> Step:
         output = self._tensors[combine.output]
         values = [viewed(self._tensors[term.value], term) for term in combine.terms]
         length = len(values[0])
         part = output[:length]
         copies = tuple(output[start : start + length] for start in range(length, len(output), length))
-        if _is_signed_sum(combine):
+        if is_signed_sum(combine):
             signs = [term.coefficient.constant for term in combine.terms]
             return signed_sum(part, copies, list(zip(values, signs, strict=True)))
         indices = [self._coefficient(term.coefficient) for term in combine.terms]
@@ -247,10 +274,6 @@ def _course(instructions: Sequence[Instruction], steps: Sequence[Step]) -> _Cour
 def _parts(array: Array, count: int) -> list[Array]:
     """Equal parts along the batch. A single one may have no batch."""
     return [array] if count == 1 else np.split(array, count)
-
-
-def _is_signed_sum(combine: Combine) -> bool:
-    return all(term.coefficient in UNITS for term in combine.terms)
 
 
 def linear(
@@ -299,19 +322,20 @@ def signed_sum(output: Array, copies: tuple[Array, ...], terms: Sequence[tuple[A
     return step
 
 
-def aligned(nbytes: int) -> npt.NDArray[np.uint8]:
-    """Zeroed memory at a multiple of ``ALIGNMENT`` bytes. Writing it once takes its pages from the kernel
-    now, which costs about half a second per gigabyte, instead of during the first image.
+def aligned(nbytes: int, *, touch: bool = True) -> npt.NDArray[np.uint8]:
+    """Zeroed memory at a multiple of ``ALIGNMENT`` bytes. ``touch``: write it once, which takes its
+    pages from the kernel now, at about half a second per gigabyte, instead of during the first image.
     """
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    memory.fill(0)
+    memory = np.zeros(nbytes + ALIGNMENT, np.uint8)  # the kernel's zeroes, which cost nothing until written
+    if touch:
+        memory.fill(0)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + nbytes]
 
 
-def allocate(plan: Plan) -> dict[str, Array]:
-    """A view for every value: of one new arena, or of the constants. Raises BundleError where the machine has
-    not the memory.
+def allocate(plan: Plan, *, touch: bool = True) -> dict[str, Array]:
+    """A view for every value: of one new arena, or of the constants. Pages that aren't to be touched now are
+    taken when they are written. Raises BundleError where the machine has not the memory.
     """
     wanted, there = plan.memory.arena_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if wanted > there:
@@ -319,7 +343,7 @@ def allocate(plan: Plan) -> dict[str, Array]:
             f"the plan's values take {wanted:,} bytes, this machine has {there:,}",
             mend="build the bundle for fewer or smaller images, or run it on a larger machine",
         )
-    arena = aligned(wanted)
+    arena = aligned(wanted, touch=touch)
     tensors: dict[str, Array] = dict(plan.program.constants)
     for name, place in plan.memory.allocations.items():
         spec = plan.program.specs[name]

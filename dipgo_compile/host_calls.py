@@ -12,7 +12,7 @@ behind the other: a call takes one half of the sample and gives its predictions 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -26,13 +26,20 @@ class HostCalls:
     """The steps of every call, the prologue's being call 0's. ``sample`` and ``noise_pred`` are the buffers
     between host and program; they are apart from the arena, because values in it are overwritten as soon as
     the program has no more use for them. ``noise_pred`` has room for ``halves`` predictions, ``sample`` for
-    one half.
+    one half. ``sent`` gives the copies that are due when values in ``tensors`` have been written
+    (``residence.py``).
 
     Raises CompileError when the program cannot be cut at its calls.
     """
 
-    def __init__(self, program: Program, tensors: Mapping[str, Array], steps: Sequence[Step]) -> None:
-        self._tensors = tensors
+    def __init__(
+        self,
+        program: Program,
+        tensors: Mapping[str, Array],
+        steps: Sequence[Step],
+        sent: Callable[[Iterable[str]], Sequence[Step]] = lambda names: (),
+    ) -> None:
+        self._tensors, self._sent = tensors, sent
         self._steps: list[list[Step]] = [[] for _ in program.calls]
         first_use: dict[str, int] = {}
         for index, call in enumerate(program.calls):
@@ -98,6 +105,7 @@ class HostCalls:
     def _take(self, index: int, name: str) -> None:
         target, sample = self._tensors[name], self.sample
         self._steps[index].append(lambda: np.copyto(target, sample))
+        self._steps[index].extend(self._sent((name,)))
 
     def _give(self, index: int, half: int, name: str) -> None:
         source, part = self._tensors[name], self._parts[half]

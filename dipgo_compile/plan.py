@@ -56,8 +56,8 @@ def half_of(condition: str, half: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Target:
     """What a plan was compiled for: the execution provider (``cpu``, ``cuda``) of a backend (``onnxruntime``,
-    ``openvino``) and the precision it computes in (``fp32``, ``bf16``). ``backends/registry.py`` has the
-    combinations.
+    ``openvino``) and the precision it computes in (``fp32``, ``fp16``, ``bf16``). The combinations are in
+    ``backends/registry.py``.
     """
 
     provider: str

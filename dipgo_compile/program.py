@@ -178,6 +178,14 @@ class Combine:
     output: str
 
 
+UNITS = (Coefficient(1.0), Coefficient(-1.0))
+
+
+def is_signed_sum(combine: Combine) -> bool:
+    """Whether all coefficients are 1 or -1, as those of residuals are: products with them are exact."""
+    return all(term.coefficient in UNITS for term in combine.terms)
+
+
 Instruction: TypeAlias = Run | Combine
 
 

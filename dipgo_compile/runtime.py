@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dipgo_compile.backends.base import Backend, LoadOptions
-from dipgo_compile.backends.registry import make_backend
+from dipgo_compile.backends.registry import check_bundle, make_backend
 from dipgo_compile.bundle import Bundle, open_bundle
 from dipgo_compile.drawing.bundled import BundlePipeline
 from dipgo_compile.drawing.draw import Job, draw
@@ -44,6 +44,7 @@ class Runtime:
         """``pipeline_backend`` computes what surrounds the loop; by default the same as the loop."""
         self.bundle = bundle
         self._options = options or LoadOptions()
+        self._memory = backend.memory
         self._engines = backend.open(bundle, self._options)
         parts, around = bundle.plan.pipeline, pipeline_backend or backend
         self._pipeline = None if parts is None else BundlePipeline(bundle, parts, around, self._options)
@@ -61,18 +62,23 @@ class Runtime:
         threads: int | None = None,
         memory: str = "balanced",
         verify: bool = True,
+        cuda_graphs: bool = True,
+        affinity: str | None = None,
     ) -> Runtime:
         """Load a bundle.
 
         ``backend``, ``provider`` and ``precision`` override what it was built for; ``threads`` compute one
         engine together (default: the physical cores). ``memory`` is ``low``, ``balanced`` or ``fast``: see
         ``LoadOptions``. ``verify=False`` skips hashing the files, which reads those that changed since they
-        were last hashed. Raises BundleError, BackendError, InputError.
+        were last hashed. ``cuda_graphs=False`` starts every kernel by itself on a GPU, instead of replaying
+        captured runs. ``affinity`` places the threads on processors, in ONNX Runtime's form ("1,2;3-4":
+        ``backends/affinity.py``). Raises BundleError, BackendError, InputError.
         """
-        options = LoadOptions(threads, memory, verify)
+        options = LoadOptions(threads, memory, verify, cuda_graphs, affinity)
         bundle = open_bundle(path, verify=verify)
         built = bundle.plan.target
         target = Target(provider or built.provider, precision or built.precision, backend or built.backend)
+        check_bundle(built, target)
         made = make_backend(target)
         exact = made if target.precision == "fp32" else make_backend(replace(target, precision="fp32"))
         return cls(bundle, made, options, pipeline_backend=exact)
@@ -188,7 +194,7 @@ class Runtime:
     def session(self) -> Session:
         """A session with an arena of its own, over the shared engines. It serves one thread at a time."""
         self._check_open()
-        session = Session(self.plan, self._engines)
+        session = Session(self.plan, self._engines, self._memory())
         if self._options.memory == "fast":
             session.warm_up()
         return session

@@ -194,7 +194,7 @@ def _verify_combine(combine: Combine, specs: Mapping[str, TensorSpec], where: st
     dtypes = {specs[term.value].dtype for term in combine.terms} | {output.dtype}
     if len(shapes) != 1 or len(dtypes) != 1:
         raise CompileError(f"the terms of {combine.output!r} differ in shape or dtype", where=where)
-    if output.dtype not in ("float32", "float64"):
+    if output.dtype not in ("float16", "float32", "float64"):
         raise CompileError(f"{combine.output!r} is {output.dtype}, which is not combined", where=where)
     shape = shapes.pop()
     if not (shape and output.shape and all(shape)):

@@ -2,6 +2,7 @@
 
 MODULES = {
     "torch-compile": "benchmarks.rows.torch_compile",
+    "supernet-compile": "benchmarks.rows.supernet_compile",
     "deepcache": "benchmarks.rows.deepcache",
 }
 """Rows of other names are modules of ``dipgo_compile.measure.rows``."""

@@ -8,23 +8,31 @@ cores. And each session owns an arena for its activations, of which only one is 
 engines of a small U-Net at 64x64 latents took 4.4 GB, with one arena for all of them 2.2 GB. That arena
 belongs to the process and outlives the bundle; weights are kept out of it, so that closing a bundle frees
 them.
+
+On a GPU, engines read and write the device's memory (``device.py``); its options are in ``cuda.py``.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
 
-from dipgo_compile.backends.base import EngineSession, LoadOptions
+from dipgo_compile.backends import cuda
+from dipgo_compile.backends.affinity import threads_of
+from dipgo_compile.backends.base import Buffer, EngineSession, LoadOptions
+from dipgo_compile.backends.device import DeviceMemory
 from dipgo_compile.backends.prepack import EngineCache, can_make
+from dipgo_compile.backends.runs import BoundRun, CapturedRun, SendingRun, warn_uncaptured
+from dipgo_compile.backends.sums import OUTPUT, sum_inputs, sum_model
 from dipgo_compile.bundle import Bundle
 from dipgo_compile.errors import BackendError
-from dipgo_compile.program import Array
+from dipgo_compile.program import TensorSpec
 
 PROVIDERS: Mapping[str, tuple[str, str]] = {  # target: execution provider, pip extra that brings it
     "cpu": ("CPUExecutionProvider", "cpu"),
@@ -36,14 +44,17 @@ SAME_AS_REQUESTED = 1
 
 
 def session_options(
-    threads: int | None = None, engines: int = 1, memory: str = "balanced"
+    threads: int | None = None, engines: int = 1, memory: str = "balanced", affinity: str | None = None
 ) -> ort.SessionOptions:
     """The options every session of this project uses, references in benchmarks included.
 
     ``threads`` of None is ONNX Runtime's choice, the physical cores. ``engines`` is the number of sessions
-    that take turns in this process. ``memory``: see ``LoadOptions``.
+    that take turns in this process. ``memory``, ``affinity``: see ``LoadOptions``.
     """
     options = ort.SessionOptions()
+    if affinity is not None:
+        threads = threads_of(affinity, threads)
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinity)
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -70,9 +81,13 @@ def _register_shared_arena() -> None:
 
 
 class OnnxRuntimeBackend:
-    """Runs engines in an ONNX Runtime execution provider: ``cpu`` or ``cuda``."""
+    """Runs engines in an ONNX Runtime execution provider: ``cpu`` or ``cuda``.
 
-    def __init__(self, provider: str = "cpu") -> None:
+    ``device`` is the kind of memory that engines read and write, if not the process's own; by default that of
+    the provider. With ``cpu`` there, the CPU is treated as a device.
+    """
+
+    def __init__(self, provider: str = "cpu", *, device: str | None = None) -> None:
         if provider not in PROVIDERS:
             raise BackendError(f"unknown execution provider {provider!r}", available=PROVIDERS)
         self.provider, extra = PROVIDERS[provider]
@@ -83,6 +98,11 @@ class OnnxRuntimeBackend:
                 available=available,
                 mend=f'pip install "dipgo-compile[{extra}]", or load with provider="cpu"',
             )
+        self.device = device or (None if provider == "cpu" else provider)
+        self._sums: dict[tuple[tuple[float, ...], TensorSpec], EngineSession] = {}
+        self._opening = threading.Lock()
+        if provider == "cuda":
+            ort.preload_dlls()  # those of NVIDIA's packages, where the system has none
 
     def prepare(self, bundle: Bundle) -> bool:
         """See ``Backend.prepare``: the cache of ``prepack.py``, on a CPU."""
@@ -95,13 +115,34 @@ class OnnxRuntimeBackend:
         engines = bundle.plan.program.engines
         cache = self._prepared(bundle, verify=options.verify)
         path = bundle.engine_path if cache is None else cache.path
-        chosen = session_options(options.threads, len(engines), options.memory)
+        chosen = session_options(options.threads, len(engines), options.memory, options.affinity)
         if cache is not None:
             chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was done
         return {
-            engine.name: self._session(engine.name, path(engine.name), engine.inputs, engine.outputs, chosen)
+            engine.name: self._session(
+                engine.name,
+                path(engine.name),
+                engine.inputs,
+                engine.outputs,
+                chosen,
+                graphs=options.cuda_graphs and self._captures,
+            )
             for engine in engines
         }
+
+    def memory(self) -> DeviceMemory | None:
+        """See ``Backend.memory``."""
+        return None if self.device is None else DeviceMemory(self.device, self._sum_engine)
+
+    def _sum_engine(self, signs: tuple[float, ...], spec: TensorSpec) -> EngineSession:
+        """One of each kind, for all sessions."""
+        with self._opening:
+            engine = self._sums.get((signs, spec))
+            if engine is None:
+                options, model = session_options(engines=2), sum_model(signs, spec)
+                engine = self._session(OUTPUT, model, sum_inputs(len(signs)), (OUTPUT,), options)
+                self._sums[signs, spec] = engine
+            return engine
 
     def _prepared(self, bundle: Bundle, *, verify: bool) -> EngineCache | None:
         """The cache, made if need be; None where there can be none."""
@@ -139,36 +180,80 @@ class OnnxRuntimeBackend:
         outputs: tuple[str, ...],
         threads: int | None = None,
         memory: str = "balanced",
+        *,
+        cuda_graphs: bool = False,
     ) -> EngineSession:
         """See ``Backend.open_file``."""
-        return self._session(name, file, inputs, outputs, session_options(threads, memory=memory))
+        options, graphs = session_options(threads, memory=memory), cuda_graphs and self._captures
+        return self._session(name, file, inputs, outputs, options, graphs=graphs)
+
+    @property
+    def _captures(self) -> bool:
+        return self.provider == PROVIDERS["cuda"][0]
 
     def _session(
         self,
         name: str,
-        file: Path,
+        file: Path | bytes,
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         options: ort.SessionOptions,
+        *,
+        graphs: bool = False,
     ) -> EngineSession:
-        session = _open(name, file, options, self.provider)
-        return OnnxRuntimeEngine(name, session, inputs, outputs)
+        """``graphs``: runs are captured, if ONNX Runtime can capture this engine's."""
+        try:
+            session = _open(name, file, options, self.provider, graphs=graphs)
+        except BackendError as error:
+            if not graphs:
+                raise
+            session, graphs = _open(name, file, options, self.provider), False
+            warn_uncaptured(name, error)
+        _check_started(session, self.provider)
+        return OnnxRuntimeEngine(name, session, inputs, outputs, graphs=graphs)
 
 
-def _open(name: str, file: Path, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+def _open(
+    name: str, file: Path | bytes, options: ort.SessionOptions, provider: str, *, graphs: bool = False
+) -> ort.InferenceSession:
+    told = dict(cuda.provider_options(graphs=graphs)) if provider == PROVIDERS["cuda"][0] else {}
     try:
-        return ort.InferenceSession(str(file), options, providers=[provider])
+        model = file if isinstance(file, bytes) else str(file)
+        return ort.InferenceSession(model, options, providers=[(provider, told)], enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises a class per status code, without a common base
-        raise BackendError(f"ONNX Runtime refuses the engine {name!r}: {error}", where=file) from error
+        where = None if isinstance(file, bytes) else file
+        raise BackendError(f"ONNX Runtime refuses the engine {name!r}: {error}", where=where) from error
+
+
+def _check_started(session: ort.InferenceSession, provider: str) -> None:
+    """Where a library of the provider is missing, ONNX Runtime logs a line and takes the CPU."""
+    if provider not in session.get_providers():
+        raise BackendError(
+            f"the {provider} of the installed onnxruntime does not start on this machine",
+            available=session.get_providers(),
+            mend='see if nvidia-smi runs; pip install "dipgo-compile[cuda]"; or load with provider="cpu"',
+        )
 
 
 class OnnxRuntimeEngine:
-    """One session. Bindings wrap the caller's memory: on a CPU nothing is copied in either direction."""
+    """One session. Bindings wrap the caller's memory: on a CPU nothing is copied in either direction. On a
+    device that goes for tensors of its memory; arrays are copied there at every run, and back.
+    """
 
     def __init__(
-        self, name: str, session: ort.InferenceSession, inputs: tuple[str, ...], outputs: tuple[str, ...]
+        self,
+        name: str,
+        session: ort.InferenceSession,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        *,
+        graphs: bool = False,
     ) -> None:
+        """``graphs``: the session was opened to capture runs."""
         self._name, self._session, self._inputs, self._outputs = name, session, inputs, outputs
+        self._graphs = itertools.count(1) if graphs else None
+        self._on_device = session.get_providers()[0] != PROVIDERS["cpu"][0]
+        self._turn = threading.Lock()  # of captured runs
         self._nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
         for kind, wanted, nodes in (
             ("inputs", inputs, session.get_inputs()),
@@ -182,49 +267,45 @@ class OnnxRuntimeEngine:
                     mend="build the bundle again",
                 )
 
-    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array | None]) -> Callable[[], None]:
+    def bind(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer | None]) -> Callable[[], None]:
         """See ``EngineSession.bind``."""
         binding = self._session.io_binding()
-        for name, array in zip((*self._inputs, *self._outputs), (*inputs, *outputs), strict=True):
-            if array is not None:
-                self._check(name, array)
-        values = []  # OrtValues keep the arrays alive, the binding does not keep the OrtValues
-        for name, array in zip(self._inputs, inputs, strict=True):
-            values.append(ort.OrtValue.ortvalue_from_numpy(array))
-            binding.bind_ortvalue_input(name, values[-1])
-        for name, output in zip(self._outputs, outputs, strict=True):
-            if output is not None:
-                values.append(ort.OrtValue.ortvalue_from_numpy(output))
-                binding.bind_ortvalue_output(name, values[-1])
-        return _BoundRun(self._name, self._session, binding, values)
+        names = (*self._inputs, *self._outputs)
+        given = {
+            name: buffer
+            for name, buffer in zip(names, (*inputs, *outputs), strict=True)
+            if buffer is not None
+        }
+        values = {name: self._value(name, buffer) for name, buffer in given.items()}
+        for name, value in values.items():
+            bind = binding.bind_ortvalue_input if name in self._inputs else binding.bind_ortvalue_output
+            bind(name, value)
+        arrays = {name for name, buffer in given.items() if not isinstance(buffer, ort.OrtValue)}
+        bound = (self._name, self._session, binding, tuple(values.values()))
+        if self._graphs is not None and not arrays:
+            return CapturedRun(*bound, next(self._graphs), self._turn)
+        if self._on_device and not arrays.isdisjoint(self._inputs):
+            return SendingRun(*bound, [(name, values[name]) for name in self._inputs if name in arrays])
+        return BoundRun(*bound)
 
-    def _check(self, name: str, array: Array) -> None:
-        """Refuse an array of another type or shape than the graph declares. ONNX Runtime would as well, but
-        not before the engine runs.
+    def _value(self, name: str, given: Buffer) -> ort.OrtValue:
+        """The buffer as ONNX Runtime knows it. Refuses one of another type or shape than the graph declares,
+        as ONNX Runtime would, but not before the engine runs.
         """
-        node = self._nodes[name]
-        dtype = ELEMENT_TYPES.get(node.type, node.type.removeprefix("tensor(").removesuffix(")"))
-        fits = len(node.shape) == array.ndim and all(
-            size == found
-            for size, found in zip(node.shape, array.shape, strict=True)
-            if isinstance(size, int)
+        value = given if isinstance(given, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(given)
+        node, shape = self._nodes[name], tuple(value.shape())
+        fits = len(node.shape) == len(shape) and all(
+            size == found for size, found in zip(node.shape, shape, strict=True) if isinstance(size, int)
         )
-        if array.dtype != dtype or not fits:
+        if value.data_type() != node.type or not fits:
             raise BackendError(
-                f"{name!r} of the engine {self._name!r} is {dtype}{tuple(node.shape)}, "
-                f"not {array.dtype}{array.shape}",
+                f"{name!r} of the engine {self._name!r} is {_dtype(node.type)}{tuple(node.shape)}, "
+                f"not {_dtype(value.data_type())}{shape}",
                 mend="build the bundle again",
             )
+        return value
 
 
-class _BoundRun:
-    __slots__ = ("_binding", "_keep", "_name", "_run")
-
-    def __init__(self, name: str, session: ort.InferenceSession, binding: Any, keep: list[Any]) -> None:
-        self._name, self._run, self._binding, self._keep = name, session.run_with_iobinding, binding, keep
-
-    def __call__(self) -> None:
-        try:
-            self._run(self._binding)
-        except Exception as error:
-            raise BackendError(f"the engine {self._name!r} failed: {error}") from error
+def _dtype(kind: str) -> str:
+    """From ONNX Runtime's name of a type, such as ``tensor(float)``."""
+    return ELEMENT_TYPES.get(kind, kind.removeprefix("tensor(").removesuffix(")"))

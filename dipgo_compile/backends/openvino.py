@@ -23,7 +23,7 @@ import openvino as ov
 
 from dipgo_compile.backends.base import EngineSession, LoadOptions
 from dipgo_compile.bundle import Bundle
-from dipgo_compile.errors import BackendError
+from dipgo_compile.errors import BackendError, InputError
 from dipgo_compile.program import Array
 
 PRECISIONS: Mapping[str, ov.Type] = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
@@ -61,7 +61,12 @@ class OpenVinoBackend:
         return True
 
     def open(self, bundle: Bundle, options: LoadOptions) -> Mapping[str, EngineSession]:
-        """Compile every engine. Raises BackendError when OpenVINO refuses one."""
+        """Compile every engine. Raises BackendError when OpenVINO refuses one, InputError for an affinity."""
+        if options.affinity is not None:
+            raise InputError(
+                "OpenVINO places its threads itself: it takes no affinity",
+                mend="leave the affinity out, or place the process with taskset",
+            )
         release = options.memory == "low"
         opened: dict[str, EngineSession] = {}
         for engine in bundle.plan.program.engines:
@@ -71,6 +76,9 @@ class OpenVinoBackend:
             )
         return opened
 
+    def memory(self) -> None:
+        """See ``Backend.memory``: engines compute in the process's own."""
+
     def open_file(
         self,
         name: str,
@@ -79,6 +87,8 @@ class OpenVinoBackend:
         outputs: tuple[str, ...],
         threads: int | None = None,
         memory: str = "balanced",
+        *,
+        cuda_graphs: bool = False,
     ) -> EngineSession:
         """See ``Backend.open_file``."""
         compiled = self._compile(name, file, threads)

@@ -10,6 +10,8 @@ from dipgo_compile.backends.base import Backend
 from dipgo_compile.errors import BackendError
 from dipgo_compile.plan import Target
 
+FLOAT16 = "fp16"  # the precision that a graph itself is of: graphs/float16.py
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -42,7 +44,9 @@ def _openvino(target: Target) -> Backend:
 
 BACKENDS: Mapping[str, BackendEntry] = {
     "onnxruntime": BackendEntry(
-        "onnxruntime", _onnxruntime, {"cpu": Provider("cpu", ("fp32",)), "cuda": Provider("cuda", ("fp32",))}
+        "onnxruntime",
+        _onnxruntime,
+        {"cpu": Provider("cpu", ("fp32",)), "cuda": Provider("cuda", ("fp32", "fp16"))},
     ),
     "openvino": BackendEntry("openvino", _openvino, {"cpu": Provider("openvino", ("fp32", "bf16"))}),
 }
@@ -66,9 +70,22 @@ def check_target(target: Target) -> Provider:
         raise BackendError(
             f"the backend {target.backend} does not compute in {target.precision!r} on {target.provider}",
             available=provider.precisions,
-            mend=_who_offers(target.provider, target.precision),
+            mend=_who_offers(target.provider, target.precision) or _where_else(target.precision),
         )
     return provider
+
+
+def check_bundle(built: Target, target: Target) -> None:
+    """Whether what was compiled for one target can be loaded for another. Raises BackendError: graphs are of
+    float16 or of float32, and a backend computes what they say; other precisions are the backend's affair.
+    """
+    check_target(target)
+    if (built.precision == FLOAT16) == (target.precision == FLOAT16):
+        return
+    raise BackendError(
+        f"the bundle's graphs are built for {built.precision}: they cannot be loaded for {target.precision}",
+        mend=f"build it with --precision {target.precision}",
+    )
 
 
 def make_backend(target: Target) -> Backend:
@@ -92,3 +109,13 @@ def _who_offers(provider: str, precision: str | None = None) -> str | None:
         if (offered := entry.providers.get(provider)) and precision in (None, *offered.precisions)
     ]
     return f"use the backend {' or '.join(found)}" if found else None
+
+
+def _where_else(precision: str) -> str | None:
+    found = [
+        f'{provider} with the backend "{name}"'
+        for name, entry in BACKENDS.items()
+        for provider, offered in entry.providers.items()
+        if precision in offered.precisions
+    ]
+    return f"{precision} is for {' or '.join(found)}" if found else None

@@ -52,6 +52,17 @@ if TYPE_CHECKING:
     show_default=True,
     help="low gives memory back as soon as it is read; fast fills it before the first image.",
 )
+@click.option("--threads", type=click.IntRange(min=1), help="Threads.  [default: the physical cores]")
+@click.option(
+    "--affinity",
+    help='Processors of all threads but the first: "1,2;3-4" puts the second on processors 1 and 2, the '
+    "third on 3 and 4. They count from 1.",
+)
+@click.option(
+    "--cuda-graphs/--no-cuda-graphs",
+    default=True,
+    help="On a GPU: capture each run once and replay it.  [default: capture]",
+)
 @click.option(
     "--model",
     help="A diffusers pipeline with text encoder and image decoder.  [default: the bundle's own parts, if it "
@@ -74,6 +85,9 @@ def generate(
     image: Path | None,
     guidance_scale: float | None,
     memory: str,
+    threads: int | None,
+    affinity: str | None,
+    cuda_graphs: bool,
     model: str | None,
     output: Path,
     result: Result,
@@ -96,7 +110,9 @@ def generate(
     picture = None if image is None else read_image(image)
     with Steps() as steps:
         steps("load the bundle")
-        runtime = Runtime.load(bundle, memory=memory)
+        runtime = Runtime.load(
+            bundle, memory=memory, threads=threads, affinity=affinity, cuda_graphs=cuda_graphs
+        )
         check_image(runtime.plan, picture is not None)
         ends, options["guidance_scale"] = _ends(runtime, model, picture, guidance_scale, steps)
     jobs = [Job(prompt, seed + index) for prompt in prompts for index in range(count)]

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    help="Accepted difference of a noise prediction, absolute.  [default: 1e-3 in fp32, 0.1 in bf16]",
+    help="Accepted difference of a noise prediction, absolute.  [default: 1e-3 in fp32, 0.02 in fp16, 0.1 "
+    "in bf16]",
 )
 @click.option(
     "--latents-tolerance",
     type=click.FloatRange(min=0),
-    help="Accepted relative L2 difference of the final latents.  [default: 1e-3 in fp32, 0.4 in bf16]",
+    help="Accepted relative L2 difference of the final latents.  [default: 1e-3 in fp32, 0.01 in fp16, 0.4 "
+    "in bf16]",
 )
 @click.option(
     "--precision",

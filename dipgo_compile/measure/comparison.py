@@ -31,9 +31,15 @@ class Tolerance:
 # OpenVINO's predictions were off by up to 0.063 (PyTorch's bfloat16: 0.046), and after 50 calls the latents
 # by 0.01 to 0.15, once by 0.27. Limits as wide as these find wrong weights, not a block reused too often:
 # for that, verify the bundle in fp32.
+#
+# fp16: weights and what blocks hand on have 11 bits. With the trained masks of models/tiny-sd and
+# models/tiny-dit (residual reuse, too; two seeds each; ONNX Runtime's CPU provider, which computes some
+# operators in float32) predictions of up to 4.4 were off by up to 6.3e-3, and the latents after 50 calls by
+# up to 9.2e-4. No GPU has been measured yet: the limits leave room for sums in another order.
 TOLERANCES: Mapping[str, Tolerance] = {
     "fp32": Tolerance(noise_pred=1e-3, latents=1e-3),
     "bf16": Tolerance(noise_pred=0.1, latents=0.4),
+    "fp16": Tolerance(noise_pred=2e-2, latents=1e-2),
 }
 
 

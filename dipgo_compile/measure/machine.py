@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import threading
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,13 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PACKAGES = ("dipgo-compile", "onnxruntime", "openvino", "torch", "diffusers", "numpy")
+PACKAGES = ("dipgo-compile", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "diffusers", "numpy")
 SAMPLE_SECONDS = 0.02
 
 
 def describe() -> dict[str, Any]:
-    """The machine as JSON: processor, physical and usable logical cores, memory, operating system,
-    versions.
+    """The machine as JSON: processor, physical and usable logical cores, memory, operating system, versions,
+    and where there is one the GPU with its memory and driver.
     """
     return {
         "cpu": _cpu_model(),
@@ -28,8 +30,19 @@ def describe() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "os": platform.platform(),
         "python": platform.python_version(),
+        **({"gpu": gpu} if (gpu := _gpu()) else {}),
         "versions": {name: version for name in PACKAGES if (version := _version(name)) is not None},
     }
+
+
+def _gpu() -> str | None:
+    """The first NVIDIA GPU, as its driver describes it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    ran = subprocess.run(query, capture_output=True, text=True, check=False)
+    return ran.stdout.splitlines()[0].strip() if ran.returncode == 0 and ran.stdout else None
 
 
 def physical_cores() -> int:

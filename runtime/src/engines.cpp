@@ -119,6 +119,7 @@ const char* onnxruntime_version() { return OrtGetApiBase()->GetVersionString(); 
 void BoundRun::bind_input(const std::string& name, const Buffer& buffer) {
     values_.push_back(wrapped(buffer));
     binding_.BindInput(name.c_str(), values_.back());
+    if (resend_) resent_.push_back(name);
 }
 
 void BoundRun::bind_output(const std::string& name, const Buffer& buffer) {
@@ -128,6 +129,7 @@ void BoundRun::bind_output(const std::string& name, const Buffer& buffer) {
 
 void BoundRun::operator()(const Ort::RunOptions& options) {
     try {
+        for (std::size_t i = 0; i < resent_.size(); ++i) binding_.BindInput(resent_[i].c_str(), values_[i]);
         session_->Run(options, binding_);
     } catch (const Ort::Exception& error) {
         throw backend_error("the engine " + quoted(name_) + " failed: " + error.what());
@@ -135,8 +137,9 @@ void BoundRun::operator()(const Ort::RunOptions& options) {
 }
 
 EngineSession::EngineSession(const std::string& name, const std::string& file, const Ort::SessionOptions& options,
-                             std::vector<std::string> inputs, std::vector<std::string> outputs)
+                             std::vector<std::string> inputs, std::vector<std::string> outputs, bool on_device)
     : name_(name),
+      on_device_(on_device),
       session_(open_session(name, file, options)),
       inputs_(std::move(inputs)),
       outputs_(std::move(outputs)) {
@@ -155,7 +158,7 @@ BoundRun EngineSession::bind(const std::vector<Buffer>& inputs, const std::vecto
     const auto position = [](const std::vector<std::string>& names, const std::string& name) {
         return static_cast<std::size_t>(std::find(names.begin(), names.end(), name) - names.begin());
     };
-    BoundRun run(session_, name_);
+    BoundRun run(session_, name_, on_device_);
     for (std::size_t i = 0; i < inputs.size(); ++i) {
         check_type(inputs_[i], session_.GetInputTypeInfo(position(graph_inputs_, inputs_[i])), *inputs[i].spec);
         run.bind_input(inputs_[i], inputs[i]);
@@ -202,7 +205,8 @@ Engines::Engines(const Bundle& bundle, const LoadOptions& options) : bundle_(bun
     const Ort::SessionOptions chosen = session_options(options, bundle.plan.engines.size(), prepacked_);
     for (const Engine& engine : bundle.plan.engines) {
         const std::string file = cache ? *cache + "/" + engine.file : bundle.file(engine.file);
-        sessions_.push_back(std::make_unique<EngineSession>(engine.name, file, chosen, engine.inputs, engine.outputs));
+        sessions_.push_back(std::make_unique<EngineSession>(engine.name, file, chosen, engine.inputs, engine.outputs,
+                                                            options.provider != "cpu"));
     }
 }
 
@@ -216,7 +220,7 @@ EngineSession& Engines::opened(std::unique_ptr<EngineSession>& session, const st
         };
         session = std::make_unique<EngineSession>(part->file, bundle_.file(part->file),
                                                   session_options(options_, 1, false), names(part->inputs),
-                                                  names(part->outputs));
+                                                  names(part->outputs), options_.provider != "cpu");
     }
     return *session;
 }

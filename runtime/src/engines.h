@@ -29,8 +29,12 @@ struct Buffer {
 // A run with fixed buffers: it reads its inputs as they then are, and fills its outputs.
 class BoundRun {
  public:
-    BoundRun(Ort::Session& session, std::string name) : session_(&session), name_(std::move(name)), binding_(session) {}
+    // With `resend`, inputs are bound anew before each run: ONNX Runtime copies an input to a device when it is bound,
+    // and only then.
+    BoundRun(Ort::Session& session, std::string name, bool resend)
+        : session_(&session), name_(std::move(name)), resend_(resend), binding_(session) {}
 
+    // Inputs come before outputs.
     void bind_input(const std::string& name, const Buffer& buffer);
     void bind_output(const std::string& name, const Buffer& buffer);
 
@@ -40,8 +44,10 @@ class BoundRun {
  private:
     Ort::Session* session_;
     std::string name_;
+    bool resend_;
     Ort::IoBinding binding_;
     std::vector<Ort::Value> values_;
+    std::vector<std::string> resent_;  // the inputs that the first of the values are bound to again
 };
 
 // One ONNX file. Runs of several threads may overlap.
@@ -49,7 +55,7 @@ class EngineSession {
  public:
     // Throws Error: ONNX Runtime refuses the file, or its inputs and outputs aren't the ones named.
     EngineSession(const std::string& name, const std::string& file, const Ort::SessionOptions& options,
-                  std::vector<std::string> inputs, std::vector<std::string> outputs);
+                  std::vector<std::string> inputs, std::vector<std::string> outputs, bool on_device);
 
     // Buffers are in the order of the names; an output without data is not wanted. Throws Error (bundle) where the
     // engine's tensors have another type or shape.
@@ -60,6 +66,7 @@ class EngineSession {
     void check_type(const std::string& tensor, const Ort::TypeInfo& type, const TensorSpec& spec) const;
 
     std::string name_;
+    bool on_device_;
     Ort::Session session_;
     std::vector<std::string> inputs_, outputs_;
     std::vector<std::string> graph_inputs_, graph_outputs_;  // in the graph's order

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from dipgo_trainer.chain import Trace, reference_chain
 
+from dipgo_compile.backends.base import Backend, LoadOptions
 from dipgo_compile.build import BuildOptions, Exported, check, compile_plan, write
+from dipgo_compile.bundle import open_bundle
 from dipgo_compile.executor import Session
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models.source import Model, example_inputs
@@ -57,8 +59,9 @@ def assert_parity(
     seed: int,
     noise_tolerance: float = NOISE_TOLERANCE,
     latents_tolerance: float = LATENTS_TOLERANCE,
+    backend: Backend | None = None,
 ) -> None:
-    """Whole loop and call by call, on random noise and conditions."""
+    """Whole loop and call by call, on random noise and conditions; in ``backend``, or that of ``options``."""
     model = exported.model
     schedule = check(mask, model)
     plan = compile_plan(model, exported.geometry, exported.onnx, mask, schedule, options)
@@ -69,13 +72,19 @@ def assert_parity(
     noise = inputs[plan.interface.sample][: options.images]
     scale = None if plan.interface.guidance is None else GUIDANCE_SCALE
     trace = reference_chain(model, mask, noise, conditions, scale)
-    with Runtime.load(path, threads=1, verify=False) as runtime:
+    with _loaded(path, backend) as runtime:
         final = runtime.denoise(noise, guidance_scale=scale, **conditions)
         hosted = host_chain(runtime.session(), schedule, trace, noise, conditions)
     expected = trace.final.numpy()
     assert np.linalg.norm(final - expected) <= latents_tolerance * np.linalg.norm(expected)
     for ours, theirs in zip(hosted, trace.noise_pred, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=noise_tolerance)
+
+
+def _loaded(path: Path, backend: Backend | None) -> Runtime:
+    if backend is None:
+        return Runtime.load(path, threads=1, verify=False)
+    return Runtime(open_bundle(path, verify=False), backend, LoadOptions(threads=1, verify=False))
 
 
 def host_chain(session: Session, schedule: Schedule, trace: Trace, noise, conditions) -> list[np.ndarray]:

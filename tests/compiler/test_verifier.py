@@ -114,6 +114,17 @@ def test_a_noise_prediction_may_be_a_sum_of_what_a_host_has_by_then(value, allow
         verify_program(program)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
+def test_floats_of_every_size_are_combined(dtype):
+    specs = {**PROGRAM.specs, **dict.fromkeys(("one", "sum"), TensorSpec(dtype, (2, 3)))}
+    combine = Combine((Term("one", Coefficient(1.0)), Term("one", Coefficient(-1.0))), "sum")
+    program = replace(
+        PROGRAM, specs=specs, inputs=(*PROGRAM.inputs, "one"), instructions=(*PROGRAM.instructions, combine)
+    )
+    with pytest.raises(CompileError, match="int64, which is") if dtype == "int64" else nullcontext():
+        verify_program(program)
+
+
 @pytest.mark.parametrize(
     ("terms", "message"),
     [

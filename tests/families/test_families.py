@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from dipgo_trainer.cascade import Topology
@@ -14,15 +15,23 @@ from dipgo_trainer.samples import random_conditions
 from dipgo_trainer.supernet import SuperNet
 from dipgo_trainer.train import Task, Trainer
 
-from dipgo_compile.build import Exported, check, compile_plan
+from dipgo_compile.backends.base import LoadOptions
+from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
+from dipgo_compile.build import Exported, check, compile_plan, write
+from dipgo_compile.bundle import open_bundle
 from dipgo_compile.export import export
+from dipgo_compile.graphs.float16 import in_precision
 from dipgo_compile.macs.counts import count_macs
 from dipgo_compile.mask import Mask, ModelRef
+from dipgo_compile.measure.comparison import TOLERANCES
+from dipgo_compile.measure.example import example_inputs
 from dipgo_compile.models.base import GRANULARITIES
 from dipgo_compile.models.source import Model
 from dipgo_compile.partition import partition
 from dipgo_compile.program import PROLOGUE
+from dipgo_compile.residence import device_sums, touched_by_device, touched_by_host
 from dipgo_compile.rewrites import apply, default_rewrites
+from dipgo_compile.runtime import Runtime
 from dipgo_compile.schedulers import scheduler_ref
 from tests.compiler.reference import assert_parity, options
 from tests.families.tiny import make
@@ -57,6 +66,14 @@ def exported(plain: Exported) -> Exported:
     graph = plain.onnx.clone()
     apply(graph, default_rewrites("onnxruntime"))
     return Exported(plain.model, plain.geometry, graph)
+
+
+@pytest.fixture(scope="module")
+def half(exported: Exported) -> Exported:
+    """The same in float16."""
+    graph = exported.onnx.clone()
+    in_precision(graph, "fp16", exported.model.inputs(exported.geometry))
+    return replace(exported, onnx=graph)
 
 
 def random_mask(model: Model, granularity: str, seed: int) -> Mask:
@@ -102,6 +119,49 @@ def test_a_random_mask(exported: Exported, granularity: str, tmp_path: Path) -> 
     distilled = "timestep_cond" in (spec.name for spec in exported.model.inputs(exported.geometry))
     images = 2 if distilled else 1  # a guided one, or two without guidance
     assert_parity(exported, mask, options(images=images), tmp_path / "m.dipgo", seed=0)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_a_random_mask_in_float16(half: Exported, granularity: str, tmp_path: Path) -> None:
+    """As on a GPU, but the device is this CPU, which computes some operators in float32 between casts."""
+    mask = random_mask(half.model, granularity, seed=len(granularity))
+    distilled = "timestep_cond" in (spec.name for spec in half.model.inputs(half.geometry))
+    chosen = options(images=2 if distilled else 1, provider="cuda", precision="fp16")
+    path, backend = tmp_path / "m.dipgo", OnnxRuntimeBackend(device="cpu")
+    accepted = TOLERANCES["fp16"]
+    assert_parity(half, mask, chosen, path, 0, accepted.noise_pred, accepted.latents, backend)
+    program = open_bundle(path).plan.program
+    runs = [run for run in program.runs() if run.call != PROLOGUE]
+    written = {name for run in runs for name in run.outputs if name is not None}
+    answers = {name for call in program.calls for name in call.noise_preds}
+    assert {program.specs[name].dtype for name in written - answers} <= {"float16"}
+    assert {program.specs[name].dtype for name in (*program.inputs, *answers)} <= {"float32", "int64"}
+
+
+def test_residuals_are_summed_where_blocks_compute(exported: Exported, tmp_path: Path) -> None:
+    """On a device nothing but samples and predictions crosses; what comes out is the same to the last bit."""
+    mask = random_mask(exported.model, "block", seed=3)
+    if mask.reuse != "residual":
+        pytest.skip("no residuals")
+    plan = compile_plan(
+        exported.model,
+        exported.geometry,
+        exported.onnx,
+        mask,
+        check(mask, exported.model),
+        options(fuse="none"),
+    )
+    sums, program = device_sums(plan.program), plan.program
+    crossing = touched_by_device(program) & touched_by_host(program) - program.constants.keys()
+    calls = {name for call in program.calls for name in (call.sample, *call.noise_preds)}
+    assert sums and crossing <= calls | {*program.inputs}
+    write(tmp_path / "m.dipgo", plan, exported.onnx, mask)
+    bundle, inputs = open_bundle(tmp_path / "m.dipgo"), example_inputs(plan)
+    images = []
+    for device in (None, "cpu"):
+        with Runtime(bundle, OnnxRuntimeBackend(device=device), LoadOptions(threads=1)) as runtime:
+            images.append(runtime.session().denoise(inputs.latents, inputs.conditions))
+    np.testing.assert_array_equal(*images)
 
 
 def test_conditions_are_read_once_an_image_and_timesteps_never(name: str, exported: Exported) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dipgo_compile.backends.base import EngineSession
+from dipgo_compile.backends.base import Backend, EngineSession, Memory
 from dipgo_compile.backends.registry import make_backend
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.executor import aligned
@@ -26,11 +26,16 @@ from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm, Start
 
 
 def load(job: Job) -> Image:
+    return loop(job, make_backend(open_bundle(job.bundle, verify=False).plan.target))
+
+
+def loop(job: Job, backend: Backend) -> DenseLoop:
+    """The row in a backend, which need not be the plan's."""
     plan = open_bundle(job.bundle, verify=False).plan
     workspace = Path(job.workspace)
     shapes = json.loads((workspace / SHAPES).read_text())
     inputs, outputs = tuple(shapes["inputs"]), tuple(shapes["outputs"])
-    engine = make_backend(plan.target).open_file("dense", workspace / DENSE, inputs, outputs, job.threads)
+    engine = backend.open_file("dense", workspace / DENSE, inputs, outputs, job.threads, cuda_graphs=True)
     (predicted,) = shapes["outputs"].values()
     schedule = read_schedule(workspace / SCHEDULE)
     timestep = _empty(shapes["inputs"][plan.interface.timestep], shapes["timestep"])
@@ -44,6 +49,7 @@ def load(job: Job) -> Image:
         job.guidance_scale,
         *job.inputs(),
         job.image_latents(),
+        backend.memory(),
     )
 
 
@@ -63,6 +69,7 @@ class DenseLoop:
         conditions: dict[str, Array],
         draws: Sequence[Array],
         image_latents: Array | None = None,
+        memory: Memory | None = None,
     ) -> None:
         interface = plan.interface
         self._schedule, self._scale = schedule, guidance_scale
@@ -71,7 +78,8 @@ class DenseLoop:
         self._timestep = timestep
         self._noise_pred = _empty(predicted)
         given = {interface.sample: self._sample, interface.timestep: self._timestep, **conditions}
-        self._run = engine.bind([given[name] for name in shapes], [self._noise_pred])
+        changing = (interface.sample, interface.timestep)
+        self._run = bound(engine, {name: given[name] for name in shapes}, self._noise_pred, changing, memory)
 
         images = len(latents)
         noise = self._noise_pred[:, : latents.shape[1]]  # further channels, as DiT's, predict the variance
@@ -127,6 +135,31 @@ class DenseLoop:
         if term.kind == "sample":
             return self._samples[term.index]
         return self._noises[term.index] if term.kind == "noise_pred" else self._draws[term.index]
+
+
+def bound(
+    engine: EngineSession,
+    inputs: Mapping[str, Array],
+    output: Array,
+    changing: Sequence[str],
+    memory: Memory | None,
+) -> Callable[[], None]:
+    """A run of the whole denoiser. On a device, what changes from call to call is sent there before it, and
+    the answer is fetched after it; the rest stays.
+    """
+    if memory is None:
+        return engine.bind(list(inputs.values()), [output])
+    placed = {name: memory.constant(array) for name, array in inputs.items()}
+    answer = memory.constant(output)
+    run = engine.bind(list(placed.values()), [answer])
+
+    def step() -> None:
+        for name in changing:
+            memory.upload(inputs[name], placed[name])
+        run()
+        memory.download(answer, output)
+
+    return step
 
 
 def read_schedule(file: Path) -> Schedule:

@@ -12,6 +12,7 @@ import numpy as np
 from dipgo_compile.build import Exported
 from dipgo_compile.bundle import MASK, Bundle
 from dipgo_compile.graphs.engines import write_engines
+from dipgo_compile.graphs.float16 import in_precision
 from dipgo_compile.mask import Mask
 from dipgo_compile.measure.example import example_inputs
 from dipgo_compile.measure.rows import (
@@ -43,9 +44,9 @@ def store_inputs(bundle: Bundle, workspace: Path) -> None:
 
 
 def store_dense(bundle: Bundle, source: str, workspace: Path, exported: Exported | None = None) -> None:
-    """The whole denoiser at the plan's sizes, exported unless it is given, by the plan's own writer; the
-    shapes of its inputs and outputs, and the inputs' dtypes; and the schedule as a table. Raises InputError
-    for an ONNX file whose fixed batch is another.
+    """The whole denoiser at the plan's sizes and precision, exported unless it is given, by the plan's own
+    writer; the shapes of its inputs and outputs, and the inputs' dtypes; and the schedule as a table.
+    Raises InputError for an ONNX file whose fixed batch is another.
     """
     plan, mask = bundle.plan, Mask.load(bundle.path / MASK)
     images, _, height, width = plan.program.specs[plan.interface.latents].shape
@@ -56,7 +57,8 @@ def store_dense(bundle: Bundle, source: str, workspace: Path, exported: Exported
             model.geometry(batch, height, width)  # refuses what the file has not
         geometry = Geometry(batch, height, width, model.tokens)
         exported = Exported(model, geometry, model.graph(geometry))
-    model, geometry, graph = exported.model, exported.geometry, exported.onnx
+    model, geometry, graph = exported.model, exported.geometry, exported.onnx.clone()
+    in_precision(graph, plan.target.precision, model.inputs(geometry))
     inputs, outputs = (
         {str(value.name): value.shape.numpy() for value in values if value.shape is not None}
         for values in (graph.graph.inputs, graph.graph.outputs)
