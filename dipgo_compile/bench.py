@@ -38,7 +38,8 @@ class BenchOptions:
     """``versus``: the rows besides ``plan``; None: ``dense`` and, unless the denoiser is an ONNX file,
     ``torch``. Two images of warm-up: ONNX Runtime's first two runs are slower,
     because its memory grows. ``threads`` of None: the physical cores. ``source``: the model's place, if
-    not the bundle's. ``memory``: of the row ``plan``, see ``LoadOptions``.
+    not the bundle's. ``memory``: of the row ``plan``, see ``LoadOptions``. ``shape``: of a bundle for
+    several, as ``Shapes.parse`` reads it; None: that of plan.json.
     """
 
     versus: tuple[str, ...] | None = None
@@ -48,6 +49,7 @@ class BenchOptions:
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     source: str | None = None
     memory: str = "balanced"
+    shape: str | None = None
 
     def __post_init__(self) -> None:
         others = [row for row in ROWS if row != "plan"]
@@ -128,7 +130,7 @@ def bench(
     from dipgo_compile.measure.rows import prepare  # with the exporter, which takes seconds to import
 
     options = options or BenchOptions()
-    bundle = open_bundle(path)
+    bundle = open_bundle(path).shaped(options.shape)
     usual = ("dense",) if bundle.plan.model["class"] == ONNX_CLASS else ("dense", "torch")
     names = ("plan", *dict.fromkeys(usual if options.versus is None else options.versus))
     images = bundle.plan.program.specs[bundle.plan.interface.latents].shape[0]
@@ -209,6 +211,7 @@ def _job(bundle: Bundle, options: BenchOptions, workspace: str) -> Job:
         guidance_scale=options.guidance_scale if guided else None,
         memory=options.memory,
         start_step=bundle.plan.schedule.get("start_step"),
+        shape=bundle.shapes.label(bundle.plan.shape),
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 
@@ -20,9 +21,10 @@ from dipgo_compile.drawing.surroundings import (
 )
 from dipgo_compile.errors import BackendError, InputError, MaskError
 from dipgo_compile.generate import trained_guidance_scale
-from dipgo_compile.graphs.engines import engine_files, weight_bytes, write_engines
+from dipgo_compile.graphs.engines import cut_engines, engine_files, weight_bytes, write_engines
 from dipgo_compile.graphs.float16 import in_precision
 from dipgo_compile.graphs.stacking import remove_stacked
+from dipgo_compile.graphs.weights import SharedWeights
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Denoiser, Geometry
 from dipgo_compile.models.opening import open_masked
@@ -34,13 +36,15 @@ from dipgo_compile.passes.fuse import MAX_ENGINES
 from dipgo_compile.passes.plan_memory import plan_memory
 from dipgo_compile.passes.unroll import IMAGE, LATENTS, Guidance, is_draw
 from dipgo_compile.pipeline import compile_program
-from dipgo_compile.plan import Interface, Plan, Target
+from dipgo_compile.plan import Interface, Part, Plan, Target
 from dipgo_compile.program import PROLOGUE, BlockGraph, Program
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedule import Schedule, probe
+from dipgo_compile.shapes import Shapes, Size, check_distinct
 from dipgo_compile.verifier import verify_memory
 
 Progress = Callable[[str], None]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ class BuildOptions:
     """What a bundle is compiled for.
 
     ``images`` are denoised together; ``height`` and ``width`` are pixels, those of an ONNX file the latents'
-    (None: the model's own size). With ``guidance`` the denoiser runs on twice as many samples, and the
-    guidance scale stays a run-time number; None: where the model knows the order of the two halves, and
-    wasn't distilled to read the scale.
+    (None: the model's own size). ``batches`` and ``sizes``, (height, width) each, take their places for a
+    bundle that serves several shapes: every number of images in every size. With ``guidance`` the denoiser
+    runs on twice as many samples, and the guidance scale stays a run-time number; None: where the model knows
+    the order of the two halves, and wasn't distilled to read the scale.
     ``split_guidance`` computes those halves one after the other, with engines for half the batch: less memory
     for activations, and half the work at a guidance scale of 1.
     ``start_step`` makes an image-to-image bundle, which begins with that inference step: see ``begun``.
@@ -64,6 +69,8 @@ class BuildOptions:
     images: int = 1
     height: int | None = None
     width: int | None = None
+    batches: tuple[int, ...] = ()
+    sizes: tuple[Size, ...] = ()
     guidance: bool | None = None
     split_guidance: bool = False
     start_step: int | None = None
@@ -77,10 +84,25 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         check_target(self.target)
+        if self.sizes and (self.height or self.width):
+            raise InputError(
+                "sizes are given, and a height or a width", mend="put all of them into the sizes"
+            )
+        check_distinct([(one.images, one.height, one.width) for one in self.each()])
 
     @property
     def target(self) -> Target:
         return Target(self.provider, self.precision, self.backend)
+
+    def each(self) -> tuple[BuildOptions, ...]:
+        """The same options for each of the shapes alone."""
+        if not self.batches and not self.sizes:
+            return (self,)
+        return tuple(
+            replace(self, images=images, height=height, width=width, batches=(), sizes=())
+            for height, width in self.sizes or ((self.height, self.width),)
+            for images in self.batches or (self.images,)
+        )
 
 
 @dataclass(frozen=True)
@@ -101,12 +123,39 @@ class Exported:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """One shape of a bundle before it is written: its plan, the graph that its engines are cut out of, and
+    what surrounds them.
+    """
+
+    plan: Plan
+    onnx: ir.Model
+    surroundings: Surroundings | None = None
+
+    def around(self) -> Mapping[str, ir.Model]:
+        """The graphs around the loop, by file."""
+        return {} if self.surroundings is None else self.surroundings.graphs
+
+    def graphs(self) -> dict[str, ir.Model]:
+        """All that is written of this shape, by file."""
+        parts = cut_engines(self.onnx, self.plan.program.engines, self.plan.engine_files)
+        return {**parts, **self.around()}
+
+
+@dataclass(frozen=True)
 class BuildReport:
-    """What a build made, and the seconds each of its steps took."""
+    """What a build made, and the seconds each of its steps took, all shapes together. ``plan`` is that of
+    plan.json, which names the ``shapes``.
+    """
 
     path: Path
     plan: Plan
     seconds: Mapping[str, float]
+
+    @property
+    def shapes(self) -> Shapes:
+        """All that were compiled."""
+        return Shapes((self.plan.shape, *self.plan.shapes), self.plan.upscaling)
 
 
 def build(
@@ -121,22 +170,24 @@ def build(
 ) -> BuildReport:
     """Compile ``mask`` for its model (or for ``source``, or an opened ``model``) into the bundle ``output``.
 
-    ``exported`` is the model's graph for these options, from an earlier build; without it, the model is
-    loaded and exported. ``progress`` is told the name of every step as it begins. Raises a DipgoError: the
-    mask doesn't fit the model or the scheduler, the scheduler isn't linear, the model can't be loaded or cut,
-    the disk is full.
+    ``exported`` is the model's graph for these options, of a single shape, from an earlier build; without it,
+    the model is loaded and exported. ``progress`` is told the name of every step as it begins. Raises a
+    DipgoError: the mask doesn't fit the model or the scheduler, the scheduler isn't linear, the model can't
+    be loaded or cut, or takes no such shape, the disk is full.
     """
     options = options or BuildOptions()
     clock = _Clock(progress)
+    each = options.each()
     if exported is not None:
         model = exported.model
-        _check_size(exported, options)
+        _check_size(exported, each)
     place = source or mask.model.source if model is None else model.source
     index = model_index(place) if options.pipeline else None
     if model is None:
         clock.start("load the model")
-        model = open_masked(mask, source, reading=_sizes(place, options))
-    guidance_of(model, options)  # refuses before minutes are spent
+        model = open_masked(mask, source, reading=_sizes(place, each[0]))
+    for one in each:  # refuses before minutes are spent
+        model.inputs(_geometry(model, one))
     pipeline = None
     if index is not None:
         assert isinstance(model, Model)  # an ONNX file has no index
@@ -146,28 +197,85 @@ def build(
     made = mask
     if options.start_step is not None:
         made, schedule = begun(mask, model, options.start_step)
-    if exported is None:
-        clock.start("export the denoiser")
-        exported = Exported.of(model, options)
-    geometry, onnx_model = exported.geometry, exported.onnx.clone()
-    clock.start("compile the loop")
-    rewritten = apply(onnx_model, default_rewrites(options.backend), options.disabled)
-    converted = in_precision(onnx_model, options.precision, model.inputs(geometry))
-    plan = compile_plan(model, geometry, onnx_model, made, schedule, options)
-    plan = replace(plan, passes=(*rewritten, *converted, *plan.passes))
-    surroundings = None
+    weights = SharedWeights() if len(each) > 1 else None
+    compiled: list[Compiled] = []
+    for one in clock.each(each):
+        if exported is None:
+            clock.start("export the denoiser")
+        graph = exported or Exported.of(model, one)
+        clock.start("compile the loop")
+        compiled.append(_compiled(graph, made, schedule, one, weights))
+    compiled = _largest_first(compiled, model.vae_scale_factor)
     if pipeline is not None:
-        clock.start("export the pipeline")
-        surroundings = export_surroundings(pipeline, plan, trained_guidance_scale(mask))
-        for graph in surroundings.graphs.values():
-            apply(graph, default_rewrites(options.backend), options.disabled)
-        plan = replace(plan, pipeline=surroundings.parts)
+        compiled = _surrounded(compiled, pipeline, trained_guidance_scale(mask), options, weights, clock)
     clock.start("write the bundle")
     recorded = replace(mask, model=replace(mask.model, source=model.source))
-    plan = write(output, plan, onnx_model, recorded, surroundings)
+    plan = write_shapes(output, compiled, recorded)
     clock.start("pack the weights for this machine")
     prepare(output, options.target)
     return BuildReport(output, plan, clock.stop())
+
+
+def _compiled(
+    exported: Exported,
+    mask: Mask,
+    schedule: Schedule,
+    options: BuildOptions,
+    weights: SharedWeights | None,
+) -> Compiled:
+    """One shape, that of ``options``."""
+    onnx_model = exported.onnx.clone()
+    rewritten = apply(onnx_model, default_rewrites(options.backend), options.disabled)
+    converted = in_precision(onnx_model, options.precision, exported.model.inputs(exported.geometry))
+    plan = compile_plan(exported.model, exported.geometry, onnx_model, mask, schedule, options)
+    if weights is not None:
+        weights.share(onnx_model)
+    return Compiled(replace(plan, passes=(*rewritten, *converted, *plan.passes)), onnx_model)
+
+
+def _largest_first(compiled: Sequence[Compiled], upscaling: int) -> list[Compiled]:
+    """The shapes of one bundle, first the one whose arena holds the others', as plan.json's. The files of the
+    others are named after their shapes.
+    """
+    first, *rest = sorted(compiled, key=lambda shape: -shape.plan.memory.arena_bytes)
+    if not rest:
+        return [first]
+    named = [replace(first, plan=replace(first.plan, upscaling=upscaling))]
+    taken = [*first.plan.engine_files.values()]
+    for shape in rest:
+        files = engine_files(shape.plan.program.engines, _ending(shape.plan), taken)
+        taken += files.values()
+        named.append(replace(shape, plan=replace(shape.plan, engine_files=files)))
+    return named
+
+
+def _ending(plan: Plan) -> str:
+    return f"-{plan.shape}"
+
+
+def _surrounded(
+    compiled: Sequence[Compiled],
+    pipeline: Any,
+    guidance_scale: float,
+    options: BuildOptions,
+    weights: SharedWeights | None,
+    clock: _Clock,
+) -> list[Compiled]:
+    """The shapes of one bundle with what surrounds the loop, exported at the sizes of each."""
+    made: list[Compiled] = []
+    encoders: list[Part] = []
+    for shape in clock.each(compiled):
+        clock.start("export the pipeline")
+        ending = _ending(shape.plan) if made else ""
+        around = export_surroundings(pipeline, shape.plan, guidance_scale, ending, encoders)
+        for graph in around.graphs.values():
+            apply(graph, default_rewrites(options.backend), options.disabled)
+            if weights is not None:
+                weights.share(graph)
+        if around.parts.text_encoder is not None:
+            encoders.append(around.parts.text_encoder)
+        made.append(replace(shape, plan=replace(shape.plan, pipeline=around.parts), surroundings=around))
+    return made
 
 
 def compile_plan(
@@ -216,18 +324,26 @@ def compile_plan(
 def write(
     output: Path, plan: Plan, onnx_model: ir.Model, mask: Mask, surroundings: Surroundings | None = None
 ) -> Plan:
-    """Write the bundle: engines cut out of ``onnx_model``, what surrounds them, constants, plan, mask. Raises
-    BundleError.
+    """Write a bundle for one shape: engines cut out of ``onnx_model``, what surrounds them, constants, plan,
+    mask. Raises BundleError.
     """
-    others = {} if surroundings is None else surroundings.graphs
+    return write_shapes(output, [Compiled(plan, onnx_model, surroundings)], mask)
+
+
+def write_shapes(output: Path, compiled: Sequence[Compiled], mask: Mask) -> Plan:
+    """Write a bundle for some shapes, plan.json's first, and return the plan of that. Raises BundleError."""
+    first, *others = compiled
+    graphs = {file: graph for shape in others for file, graph in shape.graphs().items()}
+    graphs |= first.around()
 
     def write_files(directory: Path) -> None:
-        write_engines(onnx_model, plan.program.engines, plan.engine_files, directory, others)
-        if surroundings is not None:
-            surroundings.write_tokenizer(directory)
+        write_engines(first.onnx, first.plan.program.engines, first.plan.engine_files, directory, graphs)
+        if first.surroundings is not None:
+            first.surroundings.write_tokenizer(directory)
 
-    needed = sum(weight_bytes(graph) for graph in (onnx_model, *others.values()))
-    return write_bundle(output, plan, write_files, mask.to_text(), needed_bytes=needed)
+    needed = weight_bytes(first.onnx, *first.around().values())
+    plans = [shape.plan for shape in others]
+    return write_bundle(output, first.plan, write_files, mask.to_text(), others=plans, needed_bytes=needed)
 
 
 def prepare(path: Path, target: Target) -> None:
@@ -330,8 +446,12 @@ def _check_batches(model: Denoiser, geometry: Geometry) -> None:
             )
 
 
-def _check_size(exported: Exported, options: BuildOptions) -> None:
-    wanted = _geometry(exported.model, options)
+def _check_size(exported: Exported, each: Sequence[BuildOptions]) -> None:
+    if len(each) > 1:
+        raise InputError(
+            "an exported graph has one shape, and several are asked for", mend="leave the graph out"
+        )
+    wanted = _geometry(exported.model, each[0])
     if exported.geometry != wanted:
         raise InputError(
             f"the graph was exported for {exported.geometry}, the build asks for {wanted}",
@@ -384,22 +504,30 @@ def _interface(graph: BlockGraph, program: Program, guidance: Guidance | None) -
 
 
 class _Clock:
-    """Times the steps of a build and announces them."""
+    """Times the steps of a build and announces them, each with the shape it is about."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._seconds: dict[str, float] = {}
-        self._step = ""
+        self._step, self._of = "", ""
         self._since = 0.0
+
+    def each(self, shapes: Sequence[Item]) -> Iterator[Item]:
+        """The shapes in turn; until the next, steps are announced as this one's."""
+        for number, shape in enumerate(shapes, 1):
+            self._of = f" ({number} of {len(shapes)})" if len(shapes) > 1 else ""
+            yield shape
+        self._of = ""
 
     def start(self, step: str) -> None:
         self.stop()
         self._step, self._since = step, time.perf_counter()
         if self._progress is not None:
-            self._progress(step)
+            self._progress(step + self._of)
 
     def stop(self) -> dict[str, float]:
         if self._step:
-            self._seconds[self._step] = time.perf_counter() - self._since
+            spent = time.perf_counter() - self._since
+            self._seconds[self._step] = self._seconds.get(self._step, 0.0) + spent
             self._step = ""
         return self._seconds

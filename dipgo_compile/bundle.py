@@ -5,6 +5,10 @@
 forbids external data outside the directory of its model. Backends keep what they can make again in
 ``cache/``, which no part of the bundle depends on. A bundle is written to a directory beside its place
 and renamed when complete, so a killed build leaves no half bundle.
+
+A bundle for several shapes (``shapes.py``) is a bundle for the one that takes the most memory, with further
+plans beside it, ``plan-1x64x64.json`` for one image of 64x64 latents. Each is a plan like any other, with
+engines of its own, over the same weights and constants; ``plan.json`` lists them, and all their files.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,8 +34,9 @@ from dipgo_compile.formats.plan_json import (
     read_files,
 )
 from dipgo_compile.graphs.locations import external_locations
-from dipgo_compile.plan import Plan
-from dipgo_compile.verifier import verify_interface, verify_memory, verify_program
+from dipgo_compile.plan import FileRecord, Plan
+from dipgo_compile.shapes import Shape, Shapes
+from dipgo_compile.verifier import verify_interface, verify_memory, verify_program, verify_shapes
 
 PLAN, CONSTANTS, WEIGHTS, MASK = "plan.json", "constants.bin", "weights.bin", "mask.json"
 CACHE = "cache"
@@ -43,13 +48,48 @@ REBUILD = "build the bundle again, or copy it again from its source"
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. The plan's constants are read-only views of the mapped file."""
+    """An opened bundle, seen as one of a single shape. Constants are read-only views of the mapped file.
+
+    ``plan`` is that shape's. ``plans`` are those of all shapes, that of plan.json first; by default the only
+    one.
+    """
 
     path: Path
     plan: Plan
+    plans: tuple[Plan, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.plans:
+            object.__setattr__(self, "plans", (self.plan,))
+
+    @property
+    def shapes(self) -> Shapes:
+        """All shapes, this one first."""
+        others = (plan.shape for plan in self.plans if plan.shape != self.plan.shape)
+        return Shapes((self.plan.shape, *others), _upscaling(self.plans[0]))
+
+    def shaped(self, shape: Shape | str | None) -> Bundle:
+        """The same bundle, seen as one of another of its shapes, which may go by its name
+        (``Shapes.parse``). None changes nothing. Raises InputError for a shape that is not there.
+        """
+        if shape is None:
+            return self
+        wanted = self.shapes.parse(shape) if isinstance(shape, str) else shape
+        found = next((plan for plan in self.plans if plan.shape == wanted), None)
+        if found is None:
+            raise self.shapes.refusal(self.shapes.label(wanted))
+        return replace(self, plan=found)
 
     def engine_path(self, engine: str) -> Path:
         return self.path / self.plan.engine_files[engine]
+
+
+def _upscaling(first: Plan) -> int:
+    """Pixels for each latent. A plan without further shapes doesn't say, but its image decoder may."""
+    if first.shapes or first.pipeline is None:
+        return first.upscaling
+    (pixels,) = first.pipeline.image_decoder.outputs.values()
+    return pixels.shape[1] // first.shape.height
 
 
 def write_bundle(
@@ -58,10 +98,12 @@ def write_bundle(
     write_engines: Callable[[Path], None],
     mask_json: str,
     *,
+    others: Sequence[Plan] = (),
     overwrite: bool = True,
     needed_bytes: int = 0,
 ) -> Plan:
-    """Write a bundle and return its plan with ``files`` filled in.
+    """Write a bundle and return its plan with ``files`` and ``shapes`` filled in. ``others`` are the plans of
+    further shapes.
 
     ``write_engines`` writes the engine files and ``weights.bin`` into the directory it is given;
     ``needed_bytes``, where known, is compared with the free space beforehand. A bundle already at ``path`` is
@@ -80,13 +122,9 @@ def write_bundle(
         staging.mkdir()
         try:
             write_engines(staging)
-            _write_constants(staging / CONSTANTS, plan)
-            (staging / MASK).write_text(mask_json, encoding="utf-8")
-            files = {file.name: record(file) for file in sorted(staging.iterdir())}
-            plan = replace(plan, files=files)
-            _write_durably(staging / PLAN, dump_plan(plan))
+            plan = _write_plans(staging, plan, others, mask_json)
             _move_into_place(staging, path)
-            remember(path, files, path / CACHE / STAMPS)
+            remember(path, plan.files, path / CACHE / STAMPS)
         except BaseException:  # Ctrl-C too
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -125,20 +163,22 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
             stamps=path / CACHE / STAMPS,
             mend=REBUILD,
         )
-        plan = load_plan(document, _map(path / CONSTANTS), str(where))
-        verify_program(plan.program)
-        verify_memory(plan.program, plan.memory)
-        verify_interface(plan.program, plan.interface)
-        parts = () if plan.pipeline is None else (plan.pipeline.text_encoder, plan.pipeline.image_decoder)
-        models = [*plan.engine_files.values(), *(part.file for part in parts if part is not None)]
-        check_locations(path, models, files)
+        constants = _map(path / CONSTANTS)
+        plan = _verified(load_plan(document, constants, str(where)))
+        others = {}
+        for shape, name in plan.shapes.items():
+            where = path / name
+            others[shape] = _verified(_read_other(where, plan.files, constants))
+            verify_shapes(plan, shape, others[shape])
+        plans = (plan, *others.values())
+        check_locations(path, (model for each in plans for model in _models(each)), files)
     except CompileError as error:
         raise BundleError(f"the plan is not valid: {error.what}", where=where, mend=REBUILD) from error
     except OSError as error:
         raise BundleError(
             f"cannot read the bundle: {error.strerror or error}", where=error.filename or path
         ) from error
-    return Bundle(path, plan)
+    return Bundle(path, plan, plans)
 
 
 def check_locations(directory: Path, models: Iterable[str], files: Collection[str]) -> None:
@@ -153,6 +193,31 @@ def check_locations(directory: Path, models: Iterable[str], files: Collection[st
                     available=files,
                     mend=REBUILD,
                 )
+
+
+def _verified(plan: Plan) -> Plan:
+    """Raises CompileError."""
+    verify_program(plan.program)
+    verify_memory(plan.program, plan.memory)
+    verify_interface(plan.program, plan.interface)
+    return plan
+
+
+def _read_other(where: Path, files: Mapping[str, FileRecord], constants: Bytes) -> Plan:
+    """The plan of a further shape, whose files must be those of plan.json."""
+    plan = load_plan(parse_document(_read_text(where), str(where)), constants, str(where))
+    for name, expected in plan.files.items():
+        if files.get(name) != expected:
+            raise BundleError(
+                f"{where.name} was made with another {name} than {PLAN}", where=where, mend=REBUILD
+            )
+    return plan
+
+
+def _models(plan: Plan) -> tuple[str, ...]:
+    """The ONNX files of a plan."""
+    parts = () if plan.pipeline is None else (plan.pipeline.text_encoder, plan.pipeline.image_decoder)
+    return (*plan.engine_files.values(), *(part.file for part in parts if part is not None))
 
 
 def _check_links(path: Path) -> None:
@@ -189,13 +254,35 @@ def _map(file: Path) -> Bytes:
     return np.memmap(file, np.uint8, mode="r")
 
 
-def _write_constants(file: Path, plan: Plan) -> None:
-    offsets, size = constant_offsets(plan.program.constants)
+def _write_plans(directory: Path, plan: Plan, others: Sequence[Plan], mask_json: str) -> Plan:
+    """Write everything but engines and weights: constants, mask, and the plans, plan.json last."""
+    offsets, constants_bytes = _write_constants(directory / CONSTANTS, (plan, *others))
+    (directory / MASK).write_text(mask_json, encoding="utf-8")
+    files = {file.name: record(file) for file in sorted(directory.iterdir())}
+    shapes = {other.shape: f"plan-{other.shape}.json" for other in others}
+    for other, places in zip(others, offsets[1:], strict=True):
+        parts = () if other.pipeline is None else other.pipeline.files
+        read = {*other.engine_files.values(), *parts, CONSTANTS, WEIGHTS, MASK}
+        own = replace(other, files={name: entry for name, entry in files.items() if name in read})
+        file = directory / shapes[other.shape]
+        _write_durably(file, dump_plan(own, places, constants_bytes))
+        files |= {file.name: record(file)}
+    plan = replace(plan, files=files, shapes=shapes)
+    _write_durably(directory / PLAN, dump_plan(plan, offsets[0], constants_bytes))
+    return plan
+
+
+def _write_constants(file: Path, plans: Sequence[Plan]) -> tuple[list[dict[str, int]], int]:
+    """Answers where each plan's lie, and the file's size."""
+    tables = [plan.program.constants for plan in plans]
+    offsets, size = constant_offsets(*tables)
     with file.open("wb") as stream:
-        for name, data in plan.program.constants.items():
-            stream.seek(offsets[name])
-            stream.write(np.ascontiguousarray(data).data)
+        for constants, places in zip(tables, offsets, strict=True):
+            for name, data in constants.items():
+                stream.seek(places[name])
+                stream.write(np.ascontiguousarray(data).data)
         stream.truncate(size)
+    return offsets, size
 
 
 def _write_durably(file: Path, text: str) -> None:

@@ -39,6 +39,7 @@ from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE, Runtime
 from dipgo_compile.schedule import Schedule
+from dipgo_compile.shapes import Shape
 
 if TYPE_CHECKING:
     from dipgo_trainer.chain import Predict
@@ -57,9 +58,11 @@ def compare(
     tolerance: Tolerance | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    shape: Shape | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the bundle at ``path`` with its model (or with ``source``) under its own mask.
+    """Compare the bundle at ``path`` with its model (or with ``source``) under its own mask, in one
+    ``shape``, by default that of plan.json.
 
     Noise and conditions are drawn from ``seed``; with ``prompt`` the pipeline's text encoder makes the
     conditions. ``precision`` overrides the one that the plan computes in, and chooses the default tolerance:
@@ -68,7 +71,7 @@ def compare(
     """
     from dipgo_trainer.chain import Start, denoise, drawn, scheduler_of
 
-    with Runtime.load(path, threads=threads, precision=precision) as runtime:
+    with Runtime.load(path, threads=threads, precision=precision, shape=shape) as runtime:
         plan, mask = runtime.plan, Mask.load(Path(path) / MASK)
         model = open_built(plan, source)
         schedule = schedule_of(mask.scheduler, model, plan.schedule.get("start_step"))

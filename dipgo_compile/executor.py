@@ -37,6 +37,7 @@ from dipgo_compile.program import (
 from dipgo_compile.residence import Residence, followed_by
 from dipgo_compile.unguided import SCALE, unguided
 
+Arena = npt.NDArray[np.uint8]
 Coefficients = list[float]
 
 
@@ -59,16 +60,26 @@ class _Course:
 
 
 class Session:
-    """Executes one plan, one image at a time. See ``Runtime.session``."""
+    """Executes one plan, one image at a time. See ``Runtime.session``.
+
+    ``arena`` is memory for the plan's values, as ``new_arena`` gives it and at least as large as the plan's;
+    by default its own. Sessions may share one, if they take turns: an image leaves nothing in it that another
+    reads. ``memory`` is where the engines compute, if not in the process's own: see ``Backend.memory``.
+    """
 
     def __init__(
-        self, plan: Plan, engines: Mapping[str, EngineSession], memory: Memory | None = None
+        self,
+        plan: Plan,
+        engines: Mapping[str, EngineSession],
+        memory: Memory | None = None,
+        arena: Arena | None = None,
     ) -> None:
-        """``memory`` is where the engines compute, if not in the process's own: see ``Backend.memory``."""
         self.plan = plan
         self._engines = engines
         self._busy = threading.Lock()
-        self._tensors = allocate(plan, touch=memory is None)
+        if arena is None:
+            arena = new_arena(plan.memory.arena_bytes, touch=memory is None)
+        self._tensors = placed(plan, arena)
         self._residence = Residence(plan, self._tensors, memory)
         self._guided: list[tuple[int, Coefficient]] = []
         self._coefficients: Coefficients = []
@@ -322,7 +333,7 @@ def signed_sum(output: Array, copies: tuple[Array, ...], terms: Sequence[tuple[A
     return step
 
 
-def aligned(nbytes: int, *, touch: bool = True) -> npt.NDArray[np.uint8]:
+def aligned(nbytes: int, *, touch: bool = True) -> Arena:
     """Zeroed memory at a multiple of ``ALIGNMENT`` bytes. ``touch``: write it once, which takes its
     pages from the kernel now, at about half a second per gigabyte, instead of during the first image.
     """
@@ -333,17 +344,21 @@ def aligned(nbytes: int, *, touch: bool = True) -> npt.NDArray[np.uint8]:
     return memory[start : start + nbytes]
 
 
-def allocate(plan: Plan, *, touch: bool = True) -> dict[str, Array]:
-    """A view for every value: of one new arena, or of the constants. Pages that aren't to be touched now are
-    taken when they are written. Raises BundleError where the machine has not the memory.
+def new_arena(wanted: int, *, touch: bool = True) -> Arena:
+    """So many bytes for a plan's values. Pages that aren't to be touched now are taken when they are written.
+    Raises BundleError where the machine has not the memory.
     """
-    wanted, there = plan.memory.arena_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if wanted > there:
         raise BundleError(
             f"the plan's values take {wanted:,} bytes, this machine has {there:,}",
             mend="build the bundle for fewer or smaller images, or run it on a larger machine",
         )
-    arena = aligned(wanted, touch=touch)
+    return aligned(wanted, touch=touch)
+
+
+def placed(plan: Plan, arena: Arena) -> dict[str, Array]:
+    """A view for every value: of the arena, or of the constants."""
     tensors: dict[str, Array] = dict(plan.program.constants)
     for name, place in plan.memory.allocations.items():
         spec = plan.program.specs[name]

@@ -39,10 +39,10 @@ class DiffusersEnds:
         """
         check_pipeline(pipeline, plan)
         check_image(plan, image is not None)
-        self._pipeline, self._plan, self._scale, self._image = pipeline, plan, guidance_scale, image
+        self._pipeline, self._scale, self._image = pipeline, guidance_scale, image
 
-    def conditions(self, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
-        encoded = encode(self._pipeline, self._plan, prompts, negative_prompt, self._scale)
+    def conditions(self, plan: Plan, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
+        encoded = encode(self._pipeline, plan, prompts, negative_prompt, self._scale)
         return {name: value.numpy() for name, value in encoded.items()}
 
     def image_latents(self, noise: Array) -> Array:
@@ -63,13 +63,16 @@ def generate(
     guidance_scale: float | None = None,
     image: Image | None = None,
     callback: Callable[[int], None] | None = None,
+    height: int | None = None,
+    width: int | None = None,
 ) -> Iterator[Drawn]:
     """Draw the jobs, in order, as many together as the bundle was built for.
 
     ``pipeline`` is the diffusers pipeline that the bundle's denoiser comes from
     (``models.source.load_pipeline``); its own denoiser and scheduler are not used. ``guidance_scale`` is 7.5
     unless given. ``image`` is what an image-to-image bundle begins with. ``callback`` gets the index of every
-    denoiser call that computes anything. Raises InputError, ModelError.
+    denoiser call that computes anything. ``height`` and ``width`` choose among the bundle's sizes. Raises
+    InputError, ModelError.
     """
     return draw(
         runtime,
@@ -78,6 +81,8 @@ def generate(
         negative_prompt=negative_prompt,
         guidance_scale=None if reads_guidance(runtime.plan) else guidance_scale,
         callback=callback,
+        height=height,
+        width=width,
     )
 
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from dipgo_compile.errors import InputError
 from dipgo_compile.executor import Session
+from dipgo_compile.opened import Workspace, sample_shape
 from dipgo_compile.program import Array
+from dipgo_compile.shapes import Shape
 
 TIMESTEP_TOLERANCE = 1e-5  # relative: hosts carry fractional timesteps in float32
 
@@ -46,8 +48,9 @@ class HostedDenoiser:
     that take other conditions, too.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, workspace: Workspace | None = None) -> None:
+        """``workspace`` has sessions for other shapes; without it, all images are of the session's own."""
+        self._session, self._workspace = session, workspace
         self._plan = session.plan
         self._index = 0
         self._conditions: dict[str, Array] = {}
@@ -91,6 +94,7 @@ class HostedDenoiser:
             )
         sample = given[interface.sample]
         timestep = _timestep(given[interface.timestep])
+        self._take_shape(tuple(sample.shape))
         index = self._expect(timestep)
         self._check_batch(tuple(sample.shape))
         conditions = {name: _array(given[name]) for name in interface.conditions}
@@ -108,6 +112,12 @@ class HostedDenoiser:
         noise_pred = self._session.run_call(index, _array(sample), conditions)
         self._index = (index + 1) % len(self._plan.program.calls)
         return DenoiserOutput(_like(noise_pred, sample))
+
+    def _take_shape(self, sample: tuple[int, ...]) -> None:
+        """Follow the plan that is for samples like this. Its first call is the next."""
+        if self._workspace is not None and Shape.of(sample) != sample_shape(self._plan):
+            self._session = self._workspace.reading(sample)
+            self._plan, self._index = self._session.plan, 0
 
     def _expect(self, timestep: float) -> int:
         """The index of the call that this timestep stands for."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dipgo_compile.program import MemoryPlan, Program, TensorSpec
+from dipgo_compile.shapes import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,9 @@ class Plan:
     with an image; ``macs`` has ``dense`` and ``kept``, the multiply-accumulates of one image.
     ``engine_files`` maps engines to files of the bundle; ``engine_macs`` has the multiply-accumulates of one
     run for one sample, where they are known; ``files`` is filled in when the bundle is written. ``pipeline``
-    is None where the bundle has the denoising loop alone.
+    is None where the bundle has the denoising loop alone. ``shapes`` has the plan file of every other shape
+    that the bundle serves, and ``upscaling`` how many pixels a latent stands for along an axis: plan.json
+    alone says so, and where there are other shapes only.
     """
 
     program: Program
@@ -149,6 +152,13 @@ class Plan:
     engine_macs: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     pipeline: PipelineParts | None = None
+    shapes: Mapping[Shape, str] = field(default_factory=dict)
+    upscaling: int = 1
+
+    @property
+    def shape(self) -> Shape:
+        """What this plan was compiled for."""
+        return Shape.of(self.program.specs[self.interface.latents].shape)
 
     def condition(self, name: str) -> TensorSpec:
         """What is given for a condition from outside: under guidance, both halves."""

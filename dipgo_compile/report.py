@@ -12,6 +12,7 @@ from dipgo_compile.bundle import WEIGHTS
 from dipgo_compile.formats.pipeline_json import dump_pipeline
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import PROLOGUE, Combine, Run
+from dipgo_compile.shapes import Shapes
 
 if TYPE_CHECKING:
     from dipgo_compile.measure.profile import EngineTime
@@ -20,8 +21,11 @@ LABEL = 12  # characters
 LARGEST = 10  # tensors shown
 
 
-def facts(plan: Plan) -> dict[str, Any]:
-    """The report as JSON. Sizes are bytes; ``macs`` are multiply-accumulates of one image."""
+def facts(plan: Plan, shapes: Shapes | None = None) -> dict[str, Any]:
+    """The report as JSON. Sizes are bytes; ``macs`` are multiply-accumulates of one image. ``shapes`` are
+    those of the bundle that the plan is from: by default the plan's own.
+    """
+    shapes = shapes or Shapes((plan.shape,))
     program, memory, interface = plan.program, plan.memory, plan.interface
     runs = Counter(run.engine for run in program.runs())
     images, _, height, width = program.specs[interface.latents].shape
@@ -30,6 +34,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "target": asdict(plan.target),
         "images": images,
         "latents": [height, width],
+        "shapes": [{**asdict(shape), "name": shapes.label(shape)} for shape in shapes],
         "guidance": None if interface.guidance is None else list(interface.guidance),
         "split_guidance": interface.split,
         "pipeline": None if plan.pipeline is None else dump_pipeline(plan.pipeline),
@@ -103,9 +108,9 @@ def timeline(plan: Plan) -> Iterator[dict[str, Any]]:
         yield {"first": members[0], "last": members[-1], "engines": names}
 
 
-def as_text(plan: Plan) -> str:
+def as_text(plan: Plan, shapes: Shapes | None = None) -> str:
     """The report, one fact a line."""
-    found = facts(plan)
+    found = facts(plan, shapes)
     parts = (_head(found), _timeline(plan, found), _engines(found), _tensors(found), _passes(found))
     return "\n\n".join("\n".join(part) for part in parts)
 
@@ -152,6 +157,8 @@ def _head(found: dict[str, Any]) -> Iterator[str]:
     yield _line("model", f"{found['model']['source']} ({found['model']['class']})")
     yield _line("target", "{backend} on {provider}, {precision}".format(**found["target"]))
     yield _line("size", f"{_count(found['images'], 'image')} of {height} x {width} latents, {guidance}")
+    if len(found["shapes"]) > 1:
+        yield _line("of shapes", ", ".join(shape["name"] for shape in found["shapes"]))
     yield from _pipeline(found["pipeline"])
     start = "" if schedule["start_step"] is None else f" from step {schedule['start_step']}, with an image"
     steps = _count(schedule["num_inference_steps"], "step")

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dipgo_compile.errors import CompileError
-from dipgo_compile.plan import Interface
+from dipgo_compile.plan import Interface, PipelineParts, Plan
 from dipgo_compile.program import PROLOGUE, Combine, MemoryPlan, Program, Run, TensorSpec, Term
+from dipgo_compile.shapes import Shape
 
 
 def verify_program(program: Program) -> None:
@@ -173,6 +174,41 @@ def verify_memory(program: Program, memory: MemoryPlan) -> None:
     end = max((place.offset + place.nbytes for place in memory.allocations.values()), default=0)
     if memory.arena_bytes > -(-end // 64) * 64:
         raise CompileError(f"the arena has {memory.arena_bytes} bytes, and values in the first {end} only")
+
+
+def verify_shapes(first: Plan, shape: Shape, other: Plan) -> None:
+    """Raise CompileError unless ``other`` can stand beside the plan of plan.json, as its plan for ``shape``.
+
+    1. It is for that shape, and knows of no shapes itself.
+    2. Its values fit into an arena made for the first.
+    3. It is the same loop: model, schedule and interface are the first's, and so are the dtypes and numbers
+       of axes of what is given; what surrounds the loop, if anything does, is told the same things.
+    """
+    if other.shape != shape or other.shapes:
+        raise CompileError(f"the plan for {shape} is one for {other.shape}, or has further plans")
+    if other.memory.arena_bytes > first.memory.arena_bytes:
+        raise CompileError(
+            f"the plan for {shape} takes an arena of {other.memory.arena_bytes} bytes; the bundle's is made "
+            f"for {first.memory.arena_bytes}"
+        )
+    for what in ("model", "schedule", "interface"):
+        if getattr(other, what) != getattr(first, what):
+            raise CompileError(f"the plan for {shape} has another {what} than plan.json")
+    if len(other.program.calls) != len(first.program.calls):
+        raise CompileError(f"the plan for {shape} has {len(other.program.calls)} calls")
+    for name in first.program.inputs:
+        here, there = first.program.specs[name], other.program.specs[name]
+        if (there.dtype, len(there.shape)) != (here.dtype, len(here.shape)):
+            raise CompileError(f"{name!r} of the plan for {shape} has another dtype or number of axes")
+    if _around(other.pipeline) != _around(first.pipeline):
+        raise CompileError(f"the plan for {shape} has another pipeline than plan.json")
+
+
+def _around(parts: PipelineParts | None) -> object:
+    """What a pipeline is, whatever the sizes."""
+    if parts is None:
+        return None
+    return parts.text_encoder is None, parts.tokenizer, parts.guidance_scale, parts.classes
 
 
 def _verify_disjoint(memory: MemoryPlan) -> None:

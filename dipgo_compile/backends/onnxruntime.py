@@ -115,7 +115,8 @@ class OnnxRuntimeBackend:
         engines = bundle.plan.program.engines
         cache = self._prepared(bundle, verify=options.verify)
         path = bundle.engine_path if cache is None else cache.path
-        chosen = session_options(options.threads, len(engines), options.memory, options.affinity)
+        taking_turns = sum(len(plan.program.engines) for plan in bundle.plans)
+        chosen = session_options(options.threads, taking_turns, options.memory, options.affinity)
         if cache is not None:
             chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was done
         return {

@@ -2,9 +2,9 @@
 
 Opening a portable engine optimises its graph and copies every large weight into the layout that the kernels
 read: seconds, and a private copy for every engine that uses the weight. Here that work is done once.
-``BUNDLE/cache/KEY/`` holds the optimised engines over one ``weights.bin``, in which each tensor, packed or
-not, lies once however many engines read it. Sessions map the file, so its pages are shared by all engines and
-all processes, and the kernel may drop them.
+``BUNDLE/cache/KEY/`` holds the optimised engines, those of all shapes, over one ``weights.bin``, in which
+each tensor, packed or not, lies once however many engines read it. Sessions map the file, so its pages are
+shared by all engines and all processes, and the kernel may drop them.
 
 Such a cache is only good for the ONNX Runtime and the processor it was made with: both are in its key, with
 the hashes of the engines. It can be deleted at any time. Making one takes the ``onnx`` package; a machine
@@ -33,7 +33,6 @@ from dipgo_compile.bundle import CACHE, WEIGHTS, Bundle, check_locations
 from dipgo_compile.errors import BackendError, BundleError
 from dipgo_compile.formats.integrity import STAMPS, check_files, record, remember
 from dipgo_compile.plan import FileRecord
-from dipgo_compile.program import Engine
 
 if TYPE_CHECKING:
     import onnx
@@ -54,14 +53,16 @@ with these session options.
 
 @dataclass(frozen=True)
 class EngineCache:
-    """The cache of one bundle for this machine's processor and ONNX Runtime, whether it exists or not."""
+    """The cache of one bundle, all its shapes, for this machine's processor and ONNX Runtime, whether it
+    exists or not.
+    """
 
     bundle: Bundle
     directory: Path
 
     @classmethod
     def of(cls, bundle: Bundle) -> EngineCache:
-        files = bundle.plan.files
+        files = bundle.plans[0].files  # those of all shapes
         parts = [ort.__version__, _processor(), *(files[name].sha256 for name in _sources(bundle))]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:KEY_LENGTH]
         return cls(bundle, bundle.path / CACHE / f"cpu-onnxruntime-{ort.__version__}-{key}")
@@ -71,11 +72,12 @@ class EngineCache:
         try:
             manifest = json.loads((self.directory / MANIFEST).read_text(encoding="utf-8"))
             records = {name: FileRecord(**entry) for name, entry in manifest.items()}
-            if set(records) != {WEIGHTS, *self.bundle.plan.engine_files.values()}:
+            engines = engine_names(self.bundle)
+            if set(records) != {WEIGHTS, *engines}:
                 return False
             stamps = self.directory / STAMPS
             check_files(self.directory, records, contents=contents, stamps=stamps, mend="delete the cache")
-            check_locations(self.directory, self.bundle.plan.engine_files.values(), records)
+            check_locations(self.directory, engines, records)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, BundleError):
             return False
         return True
@@ -116,15 +118,16 @@ class EngineCache:
         while the caller works on the last.
         """
 
-        def save(engine: Engine) -> Path:
-            target = directory / self.path(engine.name).name
-            open_engine(engine.name, self.bundle.engine_path(engine.name), target, _saving(target))
+        def save(file: str) -> Path:
+            target = directory / file
+            open_engine(engines[file], self.bundle.path / file, target, _saving(target))
             return target
 
-        engines = self.bundle.plan.program.engines
+        engines = engine_names(self.bundle)
+        first, *rest = engines
         with ThreadPoolExecutor(1) as ahead:  # one: every engine on its way takes disk and memory
-            coming = ahead.submit(save, engines[0])
-            for following in engines[1:]:
+            coming = ahead.submit(save, first)
+            for following in rest:
                 target = coming.result()
                 coming = ahead.submit(save, following)
                 yield target
@@ -136,10 +139,16 @@ def can_make() -> bool:
     return find_spec("onnx") is not None
 
 
+def engine_names(bundle: Bundle) -> dict[str, str]:
+    """The engines of all shapes, by their files."""
+    return {file: name for plan in bundle.plans for name, file in plan.engine_files.items()}
+
+
 def _sources(bundle: Bundle) -> Iterator[str]:
     """The files of the bundle that a cache is made from."""
-    yield from bundle.plan.engine_files.values()
-    if WEIGHTS in bundle.plan.files:
+    for plan in bundle.plans:
+        yield from plan.engine_files.values()
+    if WEIGHTS in bundle.plans[0].files:
         yield WEIGHTS
 
 

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 )
 @click.option("--guidance-scale", type=float, default=7.5, show_default=True)
 @click.option("--model", help="The model's place, if it isn't where the bundle was built from.")
+@click.option(
+    "--shape",
+    metavar="IMAGESxHEIGHTxWIDTH",
+    help="Of a bundle for several: the one to time.  [default: the largest]",
+)
 @json_option("the result")
 def bench(bundle: Path | None, vs: str | None, model: str | None, result: Result, **options: Any) -> None:
     """Time BUNDLE (or the only one here) against the unpruned model, in turns, each in a process of its

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from dipgo_compile.commands.onnx_options import announce, onnx_options, take_rea
 from dipgo_compile.commands.result import Result, json_option
 from dipgo_compile.models.reading import Reading, is_onnx
 from dipgo_compile.progress import Steps
+from dipgo_compile.shapes import Size, parse_images, parse_sizes
 
 if TYPE_CHECKING:
     from dipgo_compile.build import BuildReport
@@ -60,18 +62,21 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--batch",
+    "images",
     metavar="IMAGES",
-    type=click.IntRange(min=1),
-    default=1,
+    default="1",
     show_default=True,
-    help="Images denoised together.",
+    help="Images denoised together: a number, or for a bundle that serves several a range, 1..4, or a list, "
+    "1,2,8.",
 )
 @click.option(
-    "--height", type=int, help="Image height in pixels; of an ONNX file the latents'.  [default: the model's]"
+    "--size",
+    metavar="HEIGHTxWIDTH,...",
+    help="Size of the images in pixels, of an ONNX file of the latents; or several, for a bundle that serves "
+    "them all, each with every number of images.  [default: the model's]",
 )
-@click.option(
-    "--width", type=int, help="Image width in pixels; of an ONNX file the latents'.  [default: the model's]"
-)
+@click.option("--height", type=int, help="The height alone.  [default: the model's]")
+@click.option("--width", type=int, help="The width alone.  [default: the model's]")
 @click.option(
     "--guidance/--no-guidance",
     default=None,
@@ -127,6 +132,8 @@ def build(
     onnx: str | None,
     pattern: str | None,
     output: Path | None,
+    images: str,
+    size: str | None,
     result: Result,
     **options: Any,
 ) -> None:
@@ -134,7 +141,8 @@ def build(
 
     \b
     dipgo-compile build --mask mask.json
-    dipgo-compile build --mask mask.json -o small.dipgo --height 256 --width 256 --batch 4
+    dipgo-compile build --mask mask.json -o small.dipgo --size 256x256 --batch 4
+    dipgo-compile build --mask mask.json --batch 1..4 --size 512x512,768x512
     dipgo-compile build --mask mask.json --backend openvino --precision bf16
     dipgo-compile build --mask mask.json --target cuda --precision fp16
     dipgo-compile build --mask mask.json --pipeline
@@ -146,6 +154,7 @@ def build(
 
     if onnx and model:
         raise click.UsageError("give --onnx or --model")
+    batches, sizes = parse_images(images), take_sizes(size, options)
     loaded, reading = Mask.load(mask), take_reading(options)
     opened = None
     if onnx or is_onnx(model or loaded.model.source):
@@ -158,9 +167,10 @@ def build(
         from dipgo_compile.build import build as compile_mask
 
         chosen = BuildOptions(
-            images=options["batch"],
-            height=options["height"],
-            width=options["width"],
+            height=None if sizes else options["height"],
+            width=None if sizes else options["width"],
+            batches=batches,
+            sizes=sizes,
             guidance=options["guidance"],
             split_guidance=options["split_guidance"],
             start_step=options["start_step"],
@@ -184,6 +194,19 @@ def build(
     result.report(facts, as_text(facts))
 
 
+def take_sizes(text: str | None, options: dict[str, Any]) -> tuple[Size, ...]:
+    """The sizes of ``--size``. The first becomes the options ``height`` and ``width``, by which an ONNX file
+    is read. Raises InputError, UsageError.
+    """
+    if text is None:
+        return ()
+    if options["height"] or options["width"]:
+        raise click.UsageError("give --size, or --height and --width")
+    sizes = parse_sizes(text)
+    options["height"], options["width"] = sizes[0]
+    return sizes
+
+
 def _open_onnx(
     mask: Mask, onnx: str | None, model: str | None, reading: Reading, pattern: str | None
 ) -> tuple[Mask, Denoiser]:
@@ -202,12 +225,15 @@ def _open_onnx(
 
 
 def summary(report: BuildReport) -> dict[str, Any]:
-    """What a build made, as JSON. ``macs`` are of one build's images over all calls; sizes are bytes."""
+    """What a build made, as JSON. ``shapes`` count latents, that of plan.json first, and engines, MACs and
+    arena are that one's; ``macs`` are of its images over all calls. Sizes are bytes.
+    """
     plan = report.plan
     on_disk = sum(file.stat().st_size for file in report.path.iterdir() if file.is_file())
     cached = sum(file.stat().st_size for file in (report.path / CACHE).rglob("*") if file.is_file())
     return {
         "bundle": str(report.path),
+        "shapes": [asdict(shape) for shape in report.shapes],
         "calls": {"total": len(plan.program.calls), "run": len(plan.program.calls_with_runs())},
         "engines": len(plan.program.engines),
         "pipeline": None if plan.pipeline is None else list(plan.pipeline.files),
@@ -221,10 +247,12 @@ def summary(report: BuildReport) -> dict[str, Any]:
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """The summary for people."""
+    """The summary for people; sizes on disk are of all shapes together."""
     calls, macs = facts["calls"], facts["macs"]
     kept = macs["kept"] / macs["dense"]
+    shapes = len(facts["shapes"])
     rows = (
+        *((("shapes", f"{shapes}; what follows is of the largest"),) if shapes > 1 else ()),
         ("calls", f"{calls['run']} of {calls['total']} run the denoiser"),
         ("engines", str(facts["engines"])),
         *((("pipeline", ", ".join(facts["pipeline"])),) if facts["pipeline"] else ()),

@@ -44,6 +44,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="The picture to begin with, resized to the bundle's size; the bundle was built with --start-step.",
 )
+@click.option(
+    "--height",
+    type=click.IntRange(min=1),
+    help="Of a bundle for several sizes: the picture's, in pixels.  [default: the largest]",
+)
+@click.option("--width", type=click.IntRange(min=1), help="Likewise.")
 @click.option("--guidance-scale", type=float, help="Strength of the prompt.  [default: the mask's, else 7.5]")
 @click.option(
     "--memory",
@@ -90,6 +96,8 @@ def generate(
     cuda_graphs: bool,
     model: str | None,
     output: Path,
+    height: int | None,
+    width: int | None,
     result: Result,
     **options: Any,
 ) -> None:
@@ -101,21 +109,30 @@ def generate(
     \b
     dipgo-compile generate mask.dipgo --prompt "a photo of a sneaker" --seed 7 -o sneaker.png
     dipgo-compile generate mask.dipgo --prompt "a dress" --prompt "a bag" --count 4
+    dipgo-compile generate sizes.dipgo --prompt "a dress" --height 768 --width 512
     dipgo-compile generate from-step-20.dipgo --image sketch.png --prompt "a boot" -o boot.png
     """
-    from dipgo_compile.drawing.draw import Job, check_image
+    from dipgo_compile.bundle import open_bundle
+    from dipgo_compile.drawing.draw import Job, batches, check_image
     from dipgo_compile.runtime import Runtime
 
     check_output(output)
+    jobs = [Job(prompt, seed + index) for prompt in prompts for index in range(count)]
     picture = None if image is None else read_image(image)
     with Steps() as steps:
         steps("load the bundle")
+        shapes = open_bundle(bundle, verify=False).shapes
+        shape = next(batches(shapes, len(jobs), height, width))
         runtime = Runtime.load(
-            bundle, memory=memory, threads=threads, affinity=affinity, cuda_graphs=cuda_graphs
+            bundle,
+            memory=memory,
+            threads=threads,
+            affinity=affinity,
+            cuda_graphs=cuda_graphs,
+            shape=shape,
         )
         check_image(runtime.plan, picture is not None)
         ends, options["guidance_scale"] = _ends(runtime, model, picture, guidance_scale, steps)
-    jobs = [Job(prompt, seed + index) for prompt in prompts for index in range(count)]
     drawn = []
     for path, made in zip(file_names(output, len(jobs)), _draw(runtime, ends, jobs, **options), strict=True):
         made.save(path)
@@ -198,11 +215,11 @@ def _ends(
 
 def _draw(runtime: Runtime, ends: Ends, jobs: Sequence[Job], **options: Any) -> Iterator[Drawn]:
     """The pictures, with a progress bar over the denoiser calls that compute anything."""
-    from dipgo_compile.drawing.draw import draw, images_together
+    from dipgo_compile.drawing.draw import batches, draw
     from dipgo_compile.live import counter
 
-    batches = -(-len(jobs) // images_together(runtime.plan))
-    calls = batches * len(runtime.plan.program.calls_with_runs())
+    rounds = sum(1 for _ in batches(runtime.shapes, len(jobs)))
+    calls = rounds * len(runtime.plan.program.calls_with_runs())
     done = 0
     with counter("denoiser calls") as count:
 

@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from dipgo_compile.measure.profile import EngineTime
+    from dipgo_compile.shapes import Shape
 
 
 @click.command()
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 @click.option(
     "--program", "show_program", is_flag=True, help="The whole program and its memory instead, line by line."
 )
+@click.option("--shape", metavar="IMAGESxHEIGHTxWIDTH", help="Of a bundle for several: the one to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option(
     "--measure", is_flag=True, help="Load the bundle and time every engine too, beside what its MACs predict."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="To measure with.  [default: the physical cores]")
-def inspect(bundle: Path, show_program: bool, as_json: bool, measure: bool, threads: int | None) -> None:
+def inspect(
+    bundle: Path, show_program: bool, shape: str | None, as_json: bool, measure: bool, threads: int | None
+) -> None:
     """Show what is in BUNDLE: which calls run what, what the passes did, what it costs."""
     from dipgo_compile import report
     from dipgo_compile.bundle import open_bundle
@@ -31,25 +35,25 @@ def inspect(bundle: Path, show_program: bool, as_json: bool, measure: bool, thre
 
     if show_program and (as_json or measure):
         raise click.UsageError("--program goes with neither --json nor --measure")
-    plan = open_bundle(
-        bundle, verify=False
-    ).plan  # sizes and the plan are checked, the weights needn't be read
+    # Sizes and plans are checked, the weights needn't be read.
+    opened = open_bundle(bundle, verify=False).shaped(shape)
+    plan = opened.plan
     if show_program:
         click.echo(plan_text(plan), nl=False)
     elif as_json:
-        facts = report.facts(plan)
+        facts = report.facts(plan, opened.shapes)
         if measure:
-            facts["times"] = [asdict(item) for item in _measure(bundle, threads)]
+            facts["times"] = [asdict(item) for item in _measure(bundle, plan.shape, threads)]
         click.echo(json.dumps(facts, indent=2))
     else:
-        click.echo(report.as_text(plan))
+        click.echo(report.as_text(plan, opened.shapes))
         if measure:
-            click.echo("\n" + report.as_times(plan, _measure(bundle, threads)))
+            click.echo("\n" + report.as_times(plan, _measure(bundle, plan.shape, threads)))
 
 
-def _measure(bundle: Path, threads: int | None) -> tuple[EngineTime, ...]:
+def _measure(bundle: Path, shape: Shape, threads: int | None) -> tuple[EngineTime, ...]:
     from dipgo_compile.measure.profile import profile
     from dipgo_compile.runtime import Runtime
 
-    with Runtime.load(bundle, threads=threads, verify=False) as runtime:
+    with Runtime.load(bundle, threads=threads, verify=False, shape=shape) as runtime:
         return profile(runtime)

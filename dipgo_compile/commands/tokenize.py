@@ -36,11 +36,14 @@ def tokenize(bundle: Path, prompts: tuple[str, ...], negative_prompt: str, as_js
 
     opened = open_bundle(bundle, verify=False)  # sizes and the plan are checked, the weights needn't be read
     images = images_together(opened.plan)
-    if len(prompts) not in (1, images):
+    if any(shape.images == len(prompts) for shape in opened.shapes):
+        images = len(prompts)
+    elif len(prompts) != 1:
         raise InputError(
             f"{len(prompts)} prompts are not one for each of {images} images",
             where=bundle,
-            mend=f"give one prompt, or {images}",
+            available=(str(opened.shapes),),
+            mend="give one prompt, or one an image",
         )
     ids = PromptTokenizer(opened).input_ids(prompts * (images // len(prompts)), negative_prompt).tolist()
     if as_json:

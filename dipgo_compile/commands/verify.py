@@ -38,13 +38,19 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the plan.  [default: the physical cores]"
 )
-@json_option("the result")
+@click.option(
+    "--shape",
+    metavar="IMAGESxHEIGHTxWIDTH",
+    help="Of a bundle for several: the one to compare.  [default: all, one after the other]",
+)
+@json_option("the result; of several shapes a list of them, as `shapes`, and whether all have `passed`")
 def verify(
     bundle: Path,
     model: str | None,
     tolerance: float | None,
     latents_tolerance: float | None,
     precision: str | None,
+    shape: str | None,
     result: Result,
     **options: Any,
 ) -> None:
@@ -58,19 +64,35 @@ def verify(
     from dipgo_compile.live import counter
     from dipgo_compile.measure.comparison import Tolerance, default_tolerance
 
+    opened = open_bundle(bundle, verify=False)
+    shapes = [opened.shapes.parse(shape)] if shape is not None else list(opened.shapes)
     accepted = None
     if tolerance is not None or latents_tolerance is not None:
-        usual = default_tolerance(precision or open_bundle(bundle, verify=False).plan.target.precision)
+        usual = default_tolerance(precision or opened.plan.target.precision)
         accepted = Tolerance(
             usual.noise_pred if tolerance is None else tolerance,
             usual.latents if latents_tolerance is None else latents_tolerance,
         )
+    options |= {"source": model, "tolerance": accepted, "precision": precision}
     with counter("denoiser calls compared") as progress:
-        found = compare(
-            bundle, source=model, tolerance=accepted, precision=precision, progress=progress, **options
-        )
-    result.report(found.to_json(), as_text(found))
-    found.check()
+
+        def count(done: int, calls: int) -> None:
+            progress(len(found) * calls + done, len(shapes) * calls)
+
+        found: list[Comparison] = []
+        for one in shapes:
+            found.append(compare(bundle, shape=one, progress=count, **options))
+    if len(opened.shapes) == 1:
+        result.report(found[0].to_json(), as_text(found[0]))
+    else:
+        labels = [opened.shapes.label(one) for one in shapes]
+        pairs = list(zip(labels, found, strict=True))
+        listed = [{"shape": label, **comparison.to_json()} for label, comparison in pairs]
+        passed = all(comparison.passed for comparison in found)
+        texts = [f"shape {label}\n{as_text(comparison)}" for label, comparison in pairs]
+        result.report({"bundle": str(bundle), "passed": passed, "shapes": listed}, "\n\n".join(texts))
+    for comparison in found:
+        comparison.check()
 
 
 def as_text(found: Comparison) -> str:

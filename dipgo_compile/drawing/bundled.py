@@ -20,7 +20,7 @@ from dipgo_compile.drawing.tokens import Ids, PromptTokenizer, halves
 from dipgo_compile.errors import InputError
 from dipgo_compile.executor import checked
 from dipgo_compile.formats.pipeline_json import INPUT_IDS, LATENTS, PIXELS
-from dipgo_compile.plan import Part, PipelineParts
+from dipgo_compile.plan import Part, PipelineParts, Plan
 from dipgo_compile.program import Array
 
 
@@ -28,8 +28,11 @@ class BundlePipeline:
     """From prompts to conditions, and from latents to pixels. Threads may share it."""
 
     def __init__(self, bundle: Bundle, parts: PipelineParts, backend: Backend, options: LoadOptions) -> None:
-        """``parts`` are those of the bundle's plan."""
+        """``parts`` are those of the bundle's plan. Its other shapes have parts of their own, over the same
+        weights, and which are used follows from the arrays.
+        """
         self.parts = parts
+        self._all = [plan.pipeline for plan in bundle.plans if plan.pipeline is not None]
         self._bundle, self._backend, self._options = bundle, backend, options
         self._opening = threading.Lock()
         self._engines: dict[str, EngineSession] = {}
@@ -52,19 +55,22 @@ class BundlePipeline:
                 available=self._bundle.plan.interface.conditions,
                 mend="pass the numbers of classes to Runtime.denoise",
             )
-        return self._run("text encoder", self.parts.text_encoder, {INPUT_IDS: input_ids})
+        encoders = [parts.text_encoder for parts in self._all if parts.text_encoder is not None]
+        encoder = self._reading(INPUT_IDS, input_ids, self.parts.text_encoder, encoders)
+        return self._run("text encoder", encoder, {INPUT_IDS: input_ids})
 
     def decode(self, latents: npt.ArrayLike) -> Array:
         """The images of final latents, uint8 (images, height, width, 3), RGB. Raises InputError,
         BackendError.
         """
-        return self._run("image decoder", self.parts.image_decoder, {LATENTS: latents})[PIXELS]
+        decoders = [parts.image_decoder for parts in self._all]
+        decoder = self._reading(LATENTS, latents, self.parts.image_decoder, decoders)
+        return self._run("image decoder", decoder, {LATENTS: latents})[PIXELS]
 
-    def conditions(self, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
+    def conditions(self, plan: Plan, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
         """For one prompt, or class, an image."""
         if self.parts.text_encoder is not None:
             return self.encode(self.tokenize(prompts, negative_prompt))
-        plan = self._bundle.plan
         (name,) = plan.interface.conditions
         ids = class_ids(plan, self.parts.classes, prompts)
         return {name: np.concatenate([np.array(ids[half], np.int64) for half in halves(plan)])}
@@ -77,6 +83,16 @@ class BundlePipeline:
             mend="draw with a diffusers pipeline (dipgo_compile.generate), or call Runtime.denoise",
         )
 
+    def _reading(self, name: str, given: npt.ArrayLike, own: Part, parts: Sequence[Part]) -> Part:
+        """The part that reads an array of this shape, if possible that of the bundle's plan. Raises
+        InputError.
+        """
+        shape = tuple(np.shape(given))
+        found = next((part for part in (own, *parts) if part.inputs[name].shape == shape), None)
+        if found is None and len(parts) > 1:
+            raise self._bundle.shapes.refusal(f"{name} of shape {shape}")
+        return found or own  # whose check says what is wrong
+
     def _run(self, name: str, part: Part, given: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
         inputs = [np.ascontiguousarray(checked(key, given[key], spec)) for key, spec in part.inputs.items()]
         outputs: dict[str, Array] = {
@@ -87,8 +103,8 @@ class BundlePipeline:
 
     def _engine(self, name: str, part: Part) -> EngineSession:
         with self._opening:
-            if name not in self._engines:
-                self._engines[name] = self._backend.open_file(
+            if part.file not in self._engines:
+                self._engines[part.file] = self._backend.open_file(
                     name,
                     self._bundle.path / part.file,
                     tuple(part.inputs),
@@ -96,4 +112,4 @@ class BundlePipeline:
                     self._options.threads,
                     self._options.memory,
                 )
-            return self._engines[name]
+            return self._engines[part.file]

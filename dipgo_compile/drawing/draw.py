@@ -19,6 +19,7 @@ from dipgo_compile.errors import InputError
 from dipgo_compile.models import family_of
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array
+from dipgo_compile.shapes import Shape, Shapes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,8 +64,8 @@ class Drawn:
 class Ends(Protocol):
     """What is before the denoising loop, and after it."""
 
-    def conditions(self, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
-        """What ``Runtime.denoise`` takes, for one prompt an image, as many as are denoised together."""
+    def conditions(self, plan: Plan, prompts: Sequence[str], negative_prompt: str) -> Mapping[str, Array]:
+        """What ``Runtime.denoise`` takes, for one prompt an image, as many as the plan denoises together."""
         ...
 
     def image_latents(self, noise: Array) -> Array:
@@ -86,10 +87,13 @@ def draw(
     negative_prompt: str = "",
     guidance_scale: float | None = None,
     callback: Callable[[int], None] | None = None,
+    height: int | None = None,
+    width: int | None = None,
 ) -> Iterator[Drawn]:
     """Draw the jobs, in order, as many together as the bundle was built for.
 
-    ``guidance_scale`` is ``Runtime.denoise``'s unless given. ``callback`` gets the index of every denoiser
+    ``guidance_scale`` is ``Runtime.denoise``'s unless given; ``height`` and ``width`` choose among the
+    bundle's sizes, by default that of ``runtime.plan``. ``callback`` gets the index of every denoiser
     call that computes anything. Raises InputError.
     """
     plan = runtime.plan
@@ -98,14 +102,17 @@ def draw(
             "a negative prompt was given, but the bundle was built without guidance",
             mend="build it with guidance, or leave the negative prompt out",
         )
-    images = images_together(plan)
     image, interface = plan.interface.image_latents, plan.interface
     drawn = (*(() if image is None else (image,)), interface.latents, *interface.draws)
-    shapes = [plan.program.specs[name].shape for name in drawn]  # in a diffusers pipeline's order
-    for start in range(0, len(jobs), images):
-        batch = list(jobs[start : start + images])
-        padded = batch + [batch[-1]] * (images - len(batch))
-        conditions: dict[str, Any] = {**ends.conditions([job.prompt for job in padded], negative_prompt)}
+    done = 0
+    for shape in batches(runtime.shapes, len(jobs), height, width):
+        plan = runtime.bundle.shaped(shape).plan
+        shapes = [plan.program.specs[name].shape for name in drawn]  # in a diffusers pipeline's order
+        batch = list(jobs[done : done + shape.images])
+        done += len(batch)
+        padded = batch + [batch[-1]] * (shape.images - len(batch))
+        prompts = [job.prompt for job in padded]
+        conditions: dict[str, Any] = {**ends.conditions(plan, prompts, negative_prompt)}
         noises = seeded_noise([job.seed for job in padded], shapes)
         if image is not None:
             conditions["image_latents"] = ends.image_latents(noises.pop(0))
@@ -117,6 +124,23 @@ def draw(
         seconds = (time.perf_counter() - started) / len(batch)
         for job, pixels in zip(batch, ends.decode(latents), strict=False):  # what fills up isn't asked for
             yield Drawn(job, pixels, seconds)
+
+
+def batches(
+    shapes: Shapes, images: int, height: int | None = None, width: int | None = None
+) -> Iterator[Shape]:
+    """The shapes that so many images of one size are drawn in, one after the other: the largest batches that
+    the images fill, and where none is as small as what is left, the smallest. Raises InputError for a size
+    that is not there.
+    """
+    first = shapes.matching(height=height, width=width).all[0]
+    together = {
+        shape.images: shape for shape in shapes if (shape.height, shape.width) == (first.height, first.width)
+    }
+    while images > 0:
+        count = max((count for count in together if count <= images), default=min(together))
+        yield together[count]
+        images -= count
 
 
 def images_together(plan: Plan) -> int:

@@ -8,7 +8,7 @@ parts show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import nn
 from dipgo_compile.errors import ModelError
 from dipgo_compile.export import trace
 from dipgo_compile.formats.pipeline_json import INPUT_IDS, LATENTS, PIXELS
+from dipgo_compile.graphs.engines import ONNX
 from dipgo_compile.models.source import DENOISERS, Model, load_pipeline
 from dipgo_compile.plan import Part, PipelineParts, Plan, TokenizerFile
 from dipgo_compile.program import TensorSpec
@@ -38,7 +39,7 @@ MEND = "build without --pipeline, and give generate the pipeline with --model"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The exported parts: what the plan says of them, their graphs by file, and the tokenizer's file."""
+    """The exported parts: what the plan says of them, the new graphs by file, and the tokenizer's file."""
 
     parts: PipelineParts
     graphs: Mapping[str, ir.Model]
@@ -112,13 +113,19 @@ def check_surroundings(pipeline: Any, length: int) -> None:
             _check_prompt(pipeline, tokenizer, prompt, length)
 
 
-def export_surroundings(pipeline: Any, plan: Plan, guidance_scale: float) -> Surroundings:
-    """Export the parts for the sizes of a plan. Weights stay references to the pipeline's own memory. Raises
-    ModelError for a part that can't be exported.
+def export_surroundings(
+    pipeline: Any, plan: Plan, guidance_scale: float, ending: str = "", encoders: Sequence[Part] = ()
+) -> Surroundings:
+    """Export the parts for the sizes of a plan. Weights stay references to the pipeline's own memory.
+
+    Where a bundle serves several shapes, ``ending`` is put to the names of the graphs' files, and
+    ``encoders`` are the text encoders that it has already: one that fits is taken. Raises ModelError for a
+    part that can't be exported.
     """
     where = str(pipeline.name_or_path)
     latents = plan.program.specs[plan.program.output]
     decoder, image_decoder = _export_decoder(pipeline.vae, latents, where)
+    image_decoder = _ending(image_decoder, ending)
     parts = PipelineParts(
         text_encoder=None,
         image_decoder=image_decoder,
@@ -127,14 +134,22 @@ def export_surroundings(pipeline: Any, plan: Plan, guidance_scale: float) -> Sur
         classes=dict(getattr(pipeline, "labels", None) or {}),
     )
     if getattr(pipeline, "text_encoder", None) is None:
-        return Surroundings(parts, {IMAGE_DECODER: decoder}, None)
+        return Surroundings(parts, {image_decoder.file: decoder}, None)
     (name,) = plan.interface.conditions
     spec = plan.condition(name)
-    encoder, text_encoder = _export_encoder(pipeline.text_encoder, name, spec, where)
     length = spec.shape[1]
+    graphs = {image_decoder.file: decoder}
+    text_encoder = next((part for part in encoders if part.outputs == {name: spec}), None)
+    if text_encoder is None:
+        encoder, text_encoder = _export_encoder(pipeline.text_encoder, name, spec, where)
+        text_encoder = _ending(text_encoder, ending)
+        graphs[text_encoder.file] = encoder
     parts = replace(parts, text_encoder=text_encoder, tokenizer=TokenizerFile(TOKENIZER, length))
-    graphs = {TEXT_ENCODER: encoder, IMAGE_DECODER: decoder}
     return Surroundings(parts, graphs, tokenizer_of(pipeline, length).to_str())
+
+
+def _ending(part: Part, ending: str) -> Part:
+    return replace(part, file=f"{part.file.removesuffix(ONNX)}{ending}{ONNX}")
 
 
 class TextEncoder(nn.Module):

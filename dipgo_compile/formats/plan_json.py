@@ -21,7 +21,7 @@ import numpy.typing as npt
 from dipgo_compile.errors import BundleError
 from dipgo_compile.formats import strict_json
 from dipgo_compile.formats.fields import Field
-from dipgo_compile.formats.pipeline_json import dump_pipeline, read_pipeline
+from dipgo_compile.formats.pipeline_json import MAX_UPSCALING, dump_pipeline, read_pipeline
 from dipgo_compile.plan import FileRecord, Interface, PassReport, Plan, Target
 from dipgo_compile.program import (
     PROLOGUE,
@@ -39,6 +39,7 @@ from dipgo_compile.program import (
     TensorSpec,
     Term,
 )
+from dipgo_compile.shapes import Shape
 
 FORMAT = "dipgo.plan"
 VERSION = (1, 3)  # what is read; a plan is written in the lowest version that can say it
@@ -48,20 +49,34 @@ Json = dict[str, Any]
 Bytes = npt.NDArray[np.uint8]
 
 
-def constant_offsets(constants: Mapping[str, Array]) -> tuple[dict[str, int], int]:
-    """Where each constant lies in constants.bin, and the file's size in bytes."""
-    offsets: dict[str, int] = {}
+def constant_offsets(*tables: Mapping[str, Array]) -> tuple[list[dict[str, int]], int]:
+    """Where the constants of each plan lie in the constants.bin that they share, and the file's size in
+    bytes. What several plans have alike lies there once.
+    """
+    places: dict[bytes, int] = {}
+    offsets: list[dict[str, int]] = []
     end = 0
-    for name, data in constants.items():
-        offsets[name] = end
-        end += -(-data.nbytes // ALIGNMENT) * ALIGNMENT
+    for constants in tables:
+        known = dict(places)  # within a plan, each constant has bytes of its own
+        offsets.append({})
+        for name, data in constants.items():
+            digest = hashlib.sha256(np.ascontiguousarray(data).data).digest()
+            if digest in known:
+                offsets[-1][name] = known[digest]
+                continue
+            offsets[-1][name] = places[digest] = end
+            end += -(-data.nbytes // ALIGNMENT) * ALIGNMENT
     return offsets, end
 
 
-def dump_plan(plan: Plan) -> str:
-    """The text of plan.json: one line per tensor, engine, call and instruction."""
+def dump_plan(plan: Plan, offsets: Mapping[str, int] | None = None, constants_bytes: int = 0) -> str:
+    """The text of a plan's file: one line per tensor, engine, call and instruction. ``offsets`` and the size
+    of constants.bin are those of a plan that has the file to itself, unless they are given.
+    """
+    if offsets is None:
+        (offsets,), constants_bytes = constant_offsets(plan.program.constants)
     document: Json = json.loads(
-        json.dumps(_document(plan), allow_nan=False)
+        json.dumps(_document(plan, offsets, constants_bytes), allow_nan=False)
     )  # tuples and keys as a reader sees them
     document["checksum"] = checksum(document)
     members = []
@@ -79,7 +94,7 @@ def parse_document(text: str, where: str = "plan.json") -> Json:
     try:
         document = strict_json.loads(text)
     except ValueError as error:
-        raise Field(None, where).error(f"plan.json is not valid JSON: {error}") from None
+        raise Field(None, where).error(f"the plan is not valid JSON: {error}") from None
     root = Field(document, f"{where}: ")
     if root.get("format").text() != FORMAT:
         raise root.get("format").error(
@@ -98,7 +113,7 @@ def parse_document(text: str, where: str = "plan.json") -> Json:
     stated = root.get("checksum").text()
     if stated != checksum({key: value for key, value in document.items() if key != "checksum"}):
         raise root.get("checksum").error(
-            "plan.json was altered after it was written: its checksum does not match"
+            "the plan was altered after it was written: its checksum does not match"
         )
     return dict(root.mapping())
 
@@ -154,19 +169,20 @@ def load_plan(document: Json, constants: Bytes, where: str = "plan.json") -> Pla
         pipeline=read_pipeline(root.get("pipeline"), program, interface, files)
         if root.has("pipeline")
         else None,
+        shapes=_read_shapes(root, Shape.of(specs[interface.latents].shape), files),
+        upscaling=root.get("upscaling").integer(low=1, high=MAX_UPSCALING) if root.has("upscaling") else 1,
     )
 
 
-def _document(plan: Plan) -> Json:
+def _document(plan: Plan, offsets: Mapping[str, int], constants_bytes: int) -> Json:
     program, memory, interface = plan.program, plan.memory, plan.interface
-    offsets, constant_bytes = constant_offsets(program.constants)
     # Readers of older versions know nothing of images, but ask for every condition by its name.
     image = {} if interface.image_latents is None else {"image_latents": interface.image_latents}
     # Nor of halves: no input of the program has a condition's name, and two predictions are a list to them.
     split = {"split_guidance": True} if interface.split else {}
     return {
         "format": FORMAT,
-        "version": [1, 3 if split else 2 if plan.pipeline or image else 1],
+        "version": [1, 3 if split or plan.shapes else 2 if plan.pipeline or image else 1],
         "model": dict(plan.model),
         "target": asdict(plan.target),
         "interface": {
@@ -183,7 +199,7 @@ def _document(plan: Plan) -> Json:
         "macs": dict(plan.macs),
         "arena_bytes": memory.arena_bytes,
         "naive_bytes": memory.naive_bytes,
-        "constants_bytes": constant_bytes,
+        "constants_bytes": constants_bytes,
         "inputs": list(program.inputs),
         "output": program.output,
         "passes": [{"name": p.name, "modified": p.modified, "summary": p.summary} for p in plan.passes],
@@ -202,10 +218,15 @@ def _document(plan: Plan) -> Json:
         "calls": [_dump_call(call) for call in program.calls],
         "instructions": [_dump_instruction(instruction) for instruction in program.instructions],
         **({} if plan.pipeline is None else {"pipeline": dump_pipeline(plan.pipeline)}),
+        **({"upscaling": plan.upscaling, "shapes": _dump_shapes(plan)} if plan.shapes else {}),
         "files": {
             name: {"bytes": record.nbytes, "sha256": record.sha256} for name, record in plan.files.items()
         },
     }
+
+
+def _dump_shapes(plan: Plan) -> list[Json]:
+    return [{**asdict(shape), "plan": file} for shape, file in plan.shapes.items()]
 
 
 def _dump_tensor(name: str, spec: TensorSpec, memory: MemoryPlan, offsets: Mapping[str, int]) -> Json:
@@ -407,6 +428,17 @@ def _read_interface(item: Field, inputs: frozenset[str]) -> Interface:
             if name not in inputs:
                 raise condition.error(f"there is no program input called {name!r}")
     return interface
+
+
+def _read_shapes(root: Field, own: Shape, files: Mapping[str, FileRecord]) -> dict[Shape, str]:
+    """The plan files of the other shapes."""
+    shapes: dict[Shape, str] = {}
+    for item in root.get("shapes").items() if root.has("shapes") else ():
+        shape = Shape(*(item.get(name).integer(low=1) for name in ("images", "height", "width")))
+        if shape == own or shape in shapes:
+            raise item.error(f"the shape {shape} is listed twice")
+        shapes[shape] = item.get("plan").name(files, "file")
+    return shapes
 
 
 def _read_model(item: Field) -> Mapping[str, Any]:

@@ -102,6 +102,11 @@ class Denoiser(Protocol):
     def tokens(self) -> int: ...
 
     @property
+    def vae_scale_factor(self) -> int:
+        """Pixels for each latent along an axis; 1 where sizes are given as the latents'."""
+        ...
+
+    @property
     def guidance_order(self) -> tuple[str, str] | None:
         """How the halves of a guided batch lie; None where that isn't known."""
         ...

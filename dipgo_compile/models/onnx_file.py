@@ -57,6 +57,7 @@ class OnnxModel:
     _specialised: dict[Geometry, ir.Model] = field(default_factory=dict, repr=False, compare=False)
 
     class_name = ONNX_CLASS
+    vae_scale_factor = 1
 
     @property
     def family(self) -> OnnxFamily:

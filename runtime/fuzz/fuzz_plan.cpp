@@ -23,6 +23,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         verify_program(plan);
         verify_memory(plan);
         verify_interface(plan);
+        verify_shapes(plan, plan.shape(), plan);
     } catch (const Error&) {
     }
     return 0;

@@ -45,7 +45,50 @@ void check_links(const std::string& path) {
     }
 }
 
+Json read_document(const std::string& path, const std::string& name) {
+    const std::string where = path + "/" + name;
+    const MappedFile text(where);
+    if (text.size() > MAX_PLAN_BYTES) {
+        throw bundle_error(name + " has " + std::to_string(text.size()) + " bytes, which no plan has")
+            .where(where)
+            .mend(REBUILD);
+    }
+    return parse_document(text.text(), where);
+}
+
+Plan verified(Plan plan) {
+    verify_program(plan);
+    verify_memory(plan);
+    verify_interface(plan);
+    return plan;
+}
+
+// The plan of a further shape, whose files must be those of plan.json.
+Plan read_other(const Bundle& bundle, const std::string& name, const FileRecords& files) {
+    const std::string where = bundle.file(name);
+    path_within(bundle.path, name, REBUILD);
+    Plan plan = verified(read_plan(read_document(bundle.path, name), bundle.constants->size(), where));
+    for (const auto& [file, expected] : plan.files) {
+        const auto listed = files.find(file);
+        if (listed == files.end() || listed->second.bytes != expected.bytes || listed->second.sha256 != expected.sha256) {
+            throw bundle_error(name + " was made with another " + file + " than " + PLAN).where(where).mend(REBUILD);
+        }
+    }
+    return plan;
+}
+
 }  // namespace
+
+Shapes Bundle::shapes() const {
+    std::vector<Shape> all;
+    for (const Plan& plan : *plans) all.push_back(plan.shape());
+    const Plan& first = plans->front();
+    std::uint64_t upscaling = first.upscaling;
+    if (first.shapes.empty() && first.image_decoder) {  // it doesn't say, but its image decoder does
+        upscaling = static_cast<std::uint64_t>(first.image_decoder->outputs[0].shape[1]) / first.shape().height;
+    }
+    return Shapes(std::move(all), upscaling);
+}
 
 Bundle open_bundle(const std::string& path, bool contents) {
     Bundle bundle;
@@ -54,30 +97,29 @@ Bundle open_bundle(const std::string& path, bool contents) {
     std::error_code ignored;
     if (!fs::is_regular_file(where, ignored)) refuse_place(path);
     check_links(path);
-    const MappedFile text(bundle.file(PLAN));
-    if (text.size() > MAX_PLAN_BYTES) {
-        throw bundle_error("plan.json has " + std::to_string(text.size()) + " bytes, which no plan has")
-            .where(where)
-            .mend(REBUILD);
-    }
-    const Json document = parse_document(text.text(), where);
+    const Json document = read_document(path, PLAN);
     const FileRecords files = read_files(document, where);
     if (files.count(CONSTANTS) == 0) {
         throw bundle_error(std::string("the plan does not list ") + CONSTANTS).where(where).mend(REBUILD);
     }
     const std::string cache = cache_directory(path);
     check_files(path, files, contents, cache.empty() ? "" : cache + "/" + STAMPS, REBUILD);
-    bundle.constants = MappedFile(path_within(path, CONSTANTS, REBUILD));
-    bundle.plan = read_plan(document, bundle.constants.size(), where);
-    verify_program(bundle.plan);
-    verify_memory(bundle.plan);
-    verify_interface(bundle.plan);
-    std::set<std::string> models;
-    for (const Engine& engine : bundle.plan.engines) models.insert(engine.file);
-    for (const auto* part : {&bundle.plan.text_encoder, &bundle.plan.image_decoder}) {
-        if (*part) models.insert((*part)->file);
+    bundle.constants = std::make_shared<const MappedFile>(path_within(path, CONSTANTS, REBUILD));
+    std::vector<Plan> plans{verified(read_plan(document, bundle.constants->size(), where))};
+    const auto listed = plans.front().shapes;
+    for (const auto& [shape, name] : listed) {
+        plans.push_back(read_other(bundle, name, files));
+        verify_shapes(plans.front(), shape, plans.back());
     }
-    for (const std::string& model : models) check_locations(path, model, bundle.plan.files);
+    std::set<std::string> models;
+    for (const Plan& plan : plans) {
+        for (const Engine& engine : plan.engines) models.insert(engine.file);
+        for (const auto* part : {&plan.text_encoder, &plan.image_decoder}) {
+            if (*part) models.insert((*part)->file);
+        }
+    }
+    for (const std::string& model : models) check_locations(path, model, files);
+    bundle.plans = std::make_shared<const std::vector<Plan>>(std::move(plans));
     return bundle;
 }
 

@@ -1,20 +1,27 @@
-// An opened bundle: a checked plan, the mapped constants, and where the other files are.
+// An opened bundle: checked plans, the mapped constants, and where the other files are.
 #pragma once
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "mapped_file.h"
 #include "plan.h"
+#include "shapes.h"
 
 namespace dipgo::impl {
 
 inline constexpr const char* WEIGHTS = "weights.bin";
 
+// Seen as one of a single shape, `at`; the rest is shared by all copies.
 struct Bundle {
     std::string path;
-    Plan plan;
-    MappedFile constants;
+    std::shared_ptr<const std::vector<Plan>> plans;  // of all shapes, that of plan.json first
+    std::shared_ptr<const MappedFile> constants;
+    std::size_t at = 0;
 
+    const Plan& plan() const { return (*plans)[at]; }
+    Shapes shapes() const;  // in the order of `plans`
     std::string file(const std::string& name) const { return path + "/" + name; }
 };
 

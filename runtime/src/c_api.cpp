@@ -16,6 +16,7 @@ using namespace dipgo::impl;
 
 struct dipgo_plan {
     std::shared_ptr<Loaded> loaded;
+    std::shared_ptr<LoadedShapes> shapes;  // loaded's among them
 };
 
 struct dipgo_session {
@@ -159,7 +160,7 @@ size_t dipgo_tensor_bytes(const dipgo_tensor* tensor) {
 }
 
 dipgo_plan_params dipgo_plan_default_params(void) {
-    return {sizeof(dipgo_plan_params), 0, DIPGO_MEMORY_BALANCED, DIPGO_VERIFY_FULL, nullptr};
+    return {sizeof(dipgo_plan_params), 0, DIPGO_MEMORY_BALANCED, DIPGO_VERIFY_FULL, nullptr, {0, 0, 0}};
 }
 
 dipgo_status dipgo_plan_load(const char* path, const dipgo_plan_params* params, dipgo_plan** plan) {
@@ -167,8 +168,32 @@ dipgo_status dipgo_plan_load(const char* path, const dipgo_plan_params* params, 
         *needed(plan, "plan") = nullptr;
         const dipgo_plan_params chosen = adopted(params, dipgo_plan_default_params());
         Bundle bundle = open_bundle(needed(path, "path"), chosen.verify == DIPGO_VERIFY_FULL);
-        const LoadOptions options = load_options(chosen, bundle.plan);
-        *plan = new dipgo_plan{std::make_shared<Loaded>(std::move(bundle), options)};
+        const LoadOptions options = load_options(chosen, bundle.plan());
+        const std::size_t shape = bundle.shapes().find(chosen.shape);
+        auto shapes = std::make_shared<LoadedShapes>(std::move(bundle), options);
+        *plan = new dipgo_plan{shapes->load(shape), std::move(shapes)};
+    });
+}
+
+size_t dipgo_plan_shape_count(const dipgo_plan* plan) { return plan == nullptr ? 0 : plan->shapes->shapes().size(); }
+
+dipgo_status dipgo_plan_get_shape(const dipgo_plan* plan, size_t index, dipgo_shape* shape) {
+    return guarded([&] {
+        const Shapes shapes = needed(plan, "plan")->shapes->shapes();
+        if (index >= shapes.size()) {
+            throw input_error("there is no shape " + std::to_string(index) + "; the bundle has " +
+                              std::to_string(shapes.size()));
+        }
+        const std::size_t own = plan->loaded->bundle.at;  // comes first
+        *needed(shape, "shape") = shapes.at(index == 0 ? own : index <= own ? index - 1 : index);
+    });
+}
+
+dipgo_status dipgo_plan_select(const dipgo_plan* plan, const dipgo_shape* shape, dipgo_plan** selected) {
+    return guarded([&] {
+        *needed(selected, "selected") = nullptr;
+        const std::shared_ptr<LoadedShapes>& shapes = needed(plan, "plan")->shapes;
+        *selected = new dipgo_plan{shapes->load(shapes->shapes().find(*needed(shape, "shape"))), shapes};
     });
 }
 
@@ -177,7 +202,7 @@ void dipgo_plan_free(dipgo_plan* plan) { delete plan; }
 dipgo_status dipgo_plan_get_info(const dipgo_plan* plan, dipgo_plan_info* info) {
     return guarded([&] {
         const Loaded& loaded = *needed(plan, "plan")->loaded;
-        const Plan& read = loaded.bundle.plan;
+        const Plan& read = loaded.bundle.plan();
         dipgo_plan_info values{};
         values.images = images_together(read);
         values.calls = read.calls.size();
@@ -197,13 +222,13 @@ dipgo_status dipgo_plan_get_info(const dipgo_plan* plan, dipgo_plan_info* info) 
 
 size_t dipgo_plan_tensor_count(const dipgo_plan* plan, dipgo_role role) {
     std::size_t count = 0;
-    guarded([&] { count = tensors_of(needed(plan, "plan")->loaded->bundle.plan, role).size(); });
+    guarded([&] { count = tensors_of(needed(plan, "plan")->loaded->bundle.plan(), role).size(); });
     return count;
 }
 
 dipgo_status dipgo_plan_get_tensor(const dipgo_plan* plan, dipgo_role role, size_t index, dipgo_tensor* tensor) {
     return guarded([&] {
-        const auto found = tensors_of(needed(plan, "plan")->loaded->bundle.plan, role);
+        const auto found = tensors_of(needed(plan, "plan")->loaded->bundle.plan(), role);
         if (index >= found.size()) {
             throw input_error("there is no tensor " + std::to_string(index) + " of this role; the plan has " +
                               std::to_string(found.size()));

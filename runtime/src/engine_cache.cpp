@@ -33,11 +33,14 @@ std::string processor() {
 }
 
 // The key of dipgo_compile/backends/prepack.py.
-std::string cache_key(const Plan& plan, const std::string& onnxruntime_version) {
+std::string cache_key(const std::vector<Plan>& plans, const std::string& onnxruntime_version) {
     std::string parts = onnxruntime_version + "\n" + processor();
-    for (const Engine& engine : plan.engines) parts += "\n" + plan.files.at(engine.file).sha256;
-    const auto weights = plan.files.find(WEIGHTS);
-    if (weights != plan.files.end()) parts += "\n" + weights->second.sha256;
+    const FileRecords& files = plans.front().files;  // those of all shapes
+    for (const Plan& plan : plans) {
+        for (const Engine& engine : plan.engines) parts += "\n" + files.at(engine.file).sha256;
+    }
+    const auto weights = files.find(WEIGHTS);
+    if (weights != files.end()) parts += "\n" + weights->second.sha256;
     return sha256(parts).substr(0, KEY_LENGTH);
 }
 
@@ -58,11 +61,13 @@ std::optional<std::string> find_engine_cache(const Bundle& bundle, const std::st
                                              bool contents) {
     const std::string parent = cache_directory(bundle.path);
     const std::string directory =
-        parent + "/cpu-onnxruntime-" + onnxruntime_version + "-" + cache_key(bundle.plan, onnxruntime_version);
+        parent + "/cpu-onnxruntime-" + onnxruntime_version + "-" + cache_key(*bundle.plans, onnxruntime_version);
     std::error_code ignored;
     if (parent.empty() || std::filesystem::is_symlink(directory, ignored)) return std::nullopt;
     std::set<std::string> wanted{WEIGHTS};
-    for (const Engine& engine : bundle.plan.engines) wanted.insert(engine.file);
+    for (const Plan& plan : *bundle.plans) {
+        for (const Engine& engine : plan.engines) wanted.insert(engine.file);
+    }
     try {
         const FileRecords records = read_manifest(directory);
         std::set<std::string> found;

@@ -202,8 +202,10 @@ Engines::Engines(const Bundle& bundle, const LoadOptions& options) : bundle_(bun
     std::optional<std::string> cache;
     if (options.provider == "cpu") cache = find_engine_cache(bundle, onnxruntime_version(), options.contents);
     prepacked_ = cache.has_value();
-    const Ort::SessionOptions chosen = session_options(options, bundle.plan.engines.size(), prepacked_);
-    for (const Engine& engine : bundle.plan.engines) {
+    std::size_t taking_turns = 0;
+    for (const Plan& plan : *bundle.plans) taking_turns += plan.engines.size();
+    const Ort::SessionOptions chosen = session_options(options, taking_turns, prepacked_);
+    for (const Engine& engine : bundle.plan().engines) {
         const std::string file = cache ? *cache + "/" + engine.file : bundle.file(engine.file);
         sessions_.push_back(std::make_unique<EngineSession>(engine.name, file, chosen, engine.inputs, engine.outputs,
                                                             options.provider != "cpu"));

@@ -72,7 +72,7 @@ class EngineSession {
     std::vector<std::string> graph_inputs_, graph_outputs_;  // in the graph's order
 };
 
-// All engines of a bundle.
+// All engines of a bundle's shape.
 class Engines {
  public:
     Engines(const Bundle& bundle, const LoadOptions& options);
@@ -81,8 +81,8 @@ class Engines {
     bool prepacked() const { return prepacked_; }
 
     // A file beside the plan's own, opened at the first use, from any thread.
-    EngineSession& text_encoder() { return opened(encoder_, bundle_.plan.text_encoder); }
-    EngineSession& image_decoder() { return opened(decoder_, bundle_.plan.image_decoder); }
+    EngineSession& text_encoder() { return opened(encoder_, bundle_.plan().text_encoder); }
+    EngineSession& image_decoder() { return opened(decoder_, bundle_.plan().image_decoder); }
 
  private:
     EngineSession& opened(std::unique_ptr<EngineSession>& session, const std::optional<Part>& part);

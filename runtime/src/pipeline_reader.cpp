@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "canonical_json.h"
 #include "plan_fields.h"
 
 namespace dipgo::impl {
@@ -11,7 +12,6 @@ namespace {
 
 constexpr const char *INPUT_IDS = "input_ids", *LATENTS = "latents", *PIXELS = "pixels";
 constexpr std::int64_t RGB = 3;
-constexpr std::int64_t MAX_UPSCALING = 64;
 
 std::vector<TensorSpec> read_specs(const Field& list) {
     std::vector<TensorSpec> specs;
@@ -109,6 +109,8 @@ void read_pipeline(const Field& item, Plan& plan) {
     }
     plan.image_decoder = read_decoder(item.get("image_decoder"), plan);
     plan.guidance_scale = item.get("guidance_scale").number();
+    const Json classes = item.has("classes") ? item.get("classes").value() : Json::object();
+    plan.around = canonical_json(Json{encoder.null(), tokenizer.value(), plan.guidance_scale, classes});
     if (item.has("classes")) {
         for (const auto& member : item.get("classes").members()) member.second.integer();
     }

@@ -19,6 +19,17 @@ constexpr DtypeRow DTYPES[] = {
 
 }  // namespace
 
+Shape Shape::of(const std::vector<std::int64_t>& latents) {
+    std::vector<std::int64_t> sizes = latents;
+    if (sizes.size() < 3) sizes.insert(sizes.end(), 3, 1);
+    const auto at = [&](std::size_t axis) { return static_cast<std::uint64_t>(sizes[axis]); };
+    return {at(0), at(sizes.size() - 2), at(sizes.size() - 1)};
+}
+
+std::string Shape::text() const {
+    return std::to_string(images) + "x" + std::to_string(height) + "x" + std::to_string(width);
+}
+
 std::size_t images_together(const Plan& plan) {
     const std::vector<std::int64_t>& shape = plan.spec(plan.interface.latents).shape;
     return shape.empty() ? 1 : static_cast<std::size_t>(shape[0]);

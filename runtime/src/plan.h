@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -18,6 +19,7 @@ using Index = std::size_t;
 inline constexpr Index NONE = static_cast<Index>(-1);
 inline constexpr Index PROLOGUE = NONE;  // the call of a run that comes before all calls
 inline constexpr std::size_t MAX_RANK = 8;       // axes of a tensor
+inline constexpr std::int64_t MAX_UPSCALING = 64;  // pixels of a latent, along an axis
 inline constexpr double DEFAULT_GUIDANCE_SCALE = 7.5;
 
 struct TensorSpec {
@@ -97,6 +99,21 @@ struct Part {
     std::vector<TensorSpec> inputs, outputs;
 };
 
+// What is denoised together: so many images, and height and width of their latents.
+struct Shape {
+    std::uint64_t images = 1, height = 1, width = 1;
+
+    // That of an array (images, channels, ..., height, width); axes that are not there count 1.
+    static Shape of(const std::vector<std::int64_t>& latents);
+
+    std::string text() const;
+    bool operator==(const Shape& other) const { return key() == other.key(); }
+    bool operator<(const Shape& other) const { return key() < other.key(); }
+
+ private:
+    std::tuple<std::uint64_t, std::uint64_t, std::uint64_t> key() const { return {images, height, width}; }
+};
+
 struct Plan {
     std::string provider;
     std::vector<Tensor> tensors;
@@ -115,6 +132,13 @@ struct Plan {
     // What a host sends in a call and what it gets, where a call reads a sample: both halves of a guided batch.
     std::optional<TensorSpec> host_sample, host_noise_pred;
 
+    // Of plan.json: the plan files of the other shapes, and the pixels of a latent along an axis.
+    std::vector<std::pair<Shape, std::string>> shapes;
+    std::uint64_t upscaling = 1;
+    // What plans of one bundle have in common, as canonical JSON.
+    std::string model, schedule, names, around;
+
+    Shape shape() const { return Shape::of(spec(interface.latents).shape); }
     const TensorSpec& spec(Index tensor) const { return tensors[tensor].spec; }
 };
 

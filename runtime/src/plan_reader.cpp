@@ -1,6 +1,7 @@
 #include "plan_reader.h"
 
 #include <algorithm>
+#include <set>
 #include <unordered_map>
 
 #include "canonical_json.h"
@@ -201,6 +202,18 @@ std::string read_provider(const Field& item) {
     return item.get("provider").text();
 }
 
+// The plan files of the other shapes.
+void read_shapes(const Field& root, Plan& plan) {
+    if (root.has("upscaling")) plan.upscaling = root.get("upscaling").integer(1, MAX_UPSCALING);
+    if (!root.has("shapes")) return;
+    std::set<Shape> known{plan.shape()};
+    for (const Field& item : root.get("shapes").items()) {
+        const Shape shape{item.get("images").integer(1), item.get("height").integer(1), item.get("width").integer(1)};
+        if (!known.insert(shape).second) throw item.error("the shape " + shape.text() + " is listed twice");
+        plan.shapes.emplace_back(shape, file_of(item.get("plan"), plan.files));
+    }
+}
+
 // What this library has no use for, and another reader checks.
 void check_rest(const Field& root) {
     root.get("naive_bytes").integer();
@@ -244,7 +257,7 @@ Json parse_document(std::string_view text, const std::string& where) {
     const std::string expected = stated.text();
     document.erase("checksum");
     if (sha256(canonical_json(document)) != expected) {
-        throw bundle_error("plan.json was altered after it was written: its checksum does not match")
+        throw bundle_error("the plan was altered after it was written: its checksum does not match")
             .where(where)
             .mend(REBUILD);
     }
@@ -305,6 +318,10 @@ Plan read_plan(const Json& document, std::uint64_t constants_bytes, const std::s
     plan.provider = read_provider(root.get("target"));
     check_rest(root);
     if (root.has("pipeline")) read_pipeline(root.get("pipeline"), plan);
+    read_shapes(root, plan);
+    plan.model = canonical_json(root.get("model").value());
+    plan.schedule = canonical_json(root.get("schedule").value());
+    plan.names = canonical_json(root.get("interface").value());
     return plan;
 }
 

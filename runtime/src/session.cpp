@@ -83,6 +83,18 @@ class Session::Claim {
     Session& session_;
 };
 
+std::shared_ptr<Loaded> LoadedShapes::load(std::size_t shape) {
+    const std::lock_guard<std::mutex> lock(loading_);
+    std::shared_ptr<Loaded> loaded = loaded_[shape].lock();
+    if (loaded == nullptr) {
+        Bundle bundle = bundle_;
+        bundle.at = shape;
+        loaded = std::make_shared<Loaded>(std::move(bundle), options_);
+        loaded_[shape] = loaded;
+    }
+    return loaded;
+}
+
 Session::Session(std::shared_ptr<Loaded> loaded, const Callbacks& callbacks)
     : loaded_(std::move(loaded)), callbacks_(callbacks), arena_(arena_end(plan())) {
     prepare_all();
@@ -235,7 +247,7 @@ void* Session::data(Index index) const {
     const Tensor& tensor = plan().tensors[index];
     if (!tensor.constant) return arena_.at(tensor.offset);
     // ONNX Runtime takes inputs by mutable pointers and doesn't write to them.
-    return const_cast<std::uint8_t*>(loaded_->bundle.constants.data()) + tensor.offset;
+    return const_cast<std::uint8_t*>(loaded_->bundle.constants->data()) + tensor.offset;
 }
 
 Buffer Session::buffer(Index tensor) const { return {&plan().spec(tensor), data(tensor)}; }

@@ -16,18 +16,34 @@
 
 namespace dipgo::impl {
 
-// A loaded plan, which its sessions keep alive.
+// A loaded plan, which its sessions keep alive: one shape of a bundle.
 struct Loaded {
     Loaded(Bundle opened, const LoadOptions& chosen)
         : bundle(std::move(opened)),
           options(chosen),
-          tokenizer(bundle.plan.tokenizer.empty() ? "" : bundle.file(bundle.plan.tokenizer)),
+          tokenizer(bundle.plan().tokenizer.empty() ? "" : bundle.file(bundle.plan().tokenizer)),
           engines(bundle, options) {}
 
     const Bundle bundle;
     const LoadOptions options;
     const std::string tokenizer;  // its path, or empty
     Engines engines;
+};
+
+// All shapes of a bundle, each loaded when it is asked for and while somebody uses it. Any thread.
+class LoadedShapes {
+ public:
+    LoadedShapes(Bundle opened, const LoadOptions& options)
+        : bundle_(std::move(opened)), options_(options), loaded_(bundle_.plans->size()) {}
+
+    Shapes shapes() const { return bundle_.shapes(); }
+    std::shared_ptr<Loaded> load(std::size_t shape);  // throws Error
+
+ private:
+    const Bundle bundle_;
+    const LoadOptions options_;
+    std::mutex loading_;
+    std::vector<std::weak_ptr<Loaded>> loaded_;
 };
 
 struct Callbacks {
@@ -70,7 +86,7 @@ class Session {
 
     class Claim;  // of the session, by one thread
 
-    const Plan& plan() const { return loaded_->bundle.plan; }
+    const Plan& plan() const { return loaded_->bundle.plan(); }
     void* data(Index tensor) const;
     Buffer buffer(Index tensor) const;
 

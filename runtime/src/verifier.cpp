@@ -4,6 +4,7 @@
 #include <map>
 #include <queue>
 #include <set>
+#include <tuple>
 
 #include "error.h"
 
@@ -268,6 +269,35 @@ void verify_interface(const Plan& plan) {
         for (const Index answer : call.noise_preds) check_alike(noise_pred, answer);
     }
     verify_halves(plan);
+}
+
+void verify_shapes(const Plan& first, const Shape& shape, const Plan& other) {
+    const std::string subject = "the plan for " + shape.text();
+    if (!(other.shape() == shape) || !other.shapes.empty()) {
+        throw invalid(subject + " is one for " + other.shape().text() + ", or has further plans").mend(REBUILD);
+    }
+    if (other.arena_bytes > first.arena_bytes) {
+        throw invalid(subject + " takes an arena of " + std::to_string(other.arena_bytes) +
+                      " bytes; the bundle's is made for " + std::to_string(first.arena_bytes))
+            .mend(REBUILD);
+    }
+    const auto same = [&](const char* what, const std::string& here, const std::string& there) {
+        if (here != there) throw invalid(subject + " has another " + what + " than plan.json").mend(REBUILD);
+    };
+    same("model", first.model, other.model);
+    same("schedule", first.schedule, other.schedule);
+    same("interface", first.names, other.names);
+    same("pipeline", first.around, other.around);
+    if (other.calls.size() != first.calls.size()) {
+        throw invalid(subject + " has " + std::to_string(other.calls.size()) + " calls").mend(REBUILD);
+    }
+    const auto named = [](const TensorSpec& spec) { return std::tuple(spec.name, spec.dtype, spec.shape.size()); };
+    std::set<std::tuple<std::string, dipgo_dtype, std::size_t>> here, there;
+    for (const Index input : first.inputs) here.insert(named(first.spec(input)));
+    for (const Index input : other.inputs) there.insert(named(other.spec(input)));
+    if (here != there) {
+        throw invalid("an input of " + subject + " has another dtype or number of axes").mend(REBUILD);
+    }
 }
 
 }  // namespace dipgo::impl

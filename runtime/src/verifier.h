@@ -25,6 +25,14 @@ void verify_memory(const Plan& plan);
 // 3. The samples of all calls have one type and shape, and so have the noise predictions.
 void verify_interface(const Plan& plan);
 
+// Throws Error (bundle) unless `other` can stand beside the plan of plan.json, as its plan for `shape`:
+//
+// 1. It is for that shape, and knows of no shapes itself.
+// 2. Its values fit into an arena made for the first.
+// 3. It is the same loop: model, schedule and interface are the first's, and so are the dtypes and numbers of axes of
+//    what is given; what surrounds the loop, if anything does, is told the same things.
+void verify_shapes(const Plan& first, const Shape& shape, const Plan& other);
+
 // The shape of a term's view of its value. Throws Error (bundle) where it lies outside.
 std::vector<std::int64_t> view_shape(const Term& term, const TensorSpec& spec);
 

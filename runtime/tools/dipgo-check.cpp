@@ -1,7 +1,8 @@
 // dipgo-check BUNDLE...: whether bundles can be run here.
 //
 // For each, a line with its status and its path, and below it, indented, what is wrong. A bundle that opens gets a
-// session too, so that its engines are known to fit its plan; nothing is computed. Leaves with 1 if one was refused.
+// session of each shape, so that its engines are known to fit its plans; nothing is computed. Leaves with 1 if one was
+// refused.
 #include <cstdio>
 #include <string>
 
@@ -9,15 +10,25 @@
 
 namespace {
 
+dipgo_status check_shape(const dipgo_plan* plan, size_t index) {
+    dipgo_shape shape{};
+    dipgo_plan* selected = nullptr;
+    dipgo_session* session = nullptr;
+    dipgo_status status = dipgo_plan_get_shape(plan, index, &shape);
+    if (status == DIPGO_OK) status = dipgo_plan_select(plan, &shape, &selected);
+    if (status == DIPGO_OK) status = dipgo_session_create(selected, nullptr, &session);
+    dipgo_session_free(session);
+    dipgo_plan_free(selected);
+    return status;
+}
+
 dipgo_status check(const char* path) {
     dipgo_plan_params params = dipgo_plan_default_params();
     params.threads = 1;
     params.provider = "cpu";
     dipgo_plan* plan = nullptr;
-    dipgo_session* session = nullptr;
     dipgo_status status = dipgo_plan_load(path, &params, &plan);
-    if (status == DIPGO_OK) status = dipgo_session_create(plan, nullptr, &session);
-    dipgo_session_free(session);
+    for (size_t i = 0; status == DIPGO_OK && i < dipgo_plan_shape_count(plan); ++i) status = check_shape(plan, i);
     dipgo_plan_free(plan);
     return status;
 }

@@ -32,6 +32,8 @@ Denoises one batch and writes the final latents.
   --memory MODE           low, balanced or fast (default: balanced)
   --verify WHAT           full or sizes (default: full)
   --provider NAME         cpu or cuda (default: what the bundle was built for)
+  --images N              of a bundle for several shapes: how many together (default: of the largest)
+  --size HEIGHTxWIDTH     of a bundle for several shapes: how large (default: the largest)
   --describe              print what the plan reads and writes, as JSON, and end
 
 All FILEs but that of --json are numpy's .npy.
@@ -75,6 +77,12 @@ std::uint64_t count(const std::string& option, const std::string& text) {
     return value;
 }
 
+std::size_t positive(const std::string& option, const std::string& text) {
+    const std::uint64_t value = count(option, text);
+    if (value == 0) throw UsageError(option + " takes a positive count");
+    return value;
+}
+
 Arguments parse(const std::vector<std::string>& words) {
     Arguments parsed;
     for (std::size_t i = 0; i < words.size(); ++i) {
@@ -113,6 +121,14 @@ Arguments parse(const std::vector<std::string>& words) {
                 chosen<dipgo_verify>(word, next(), {{"full", DIPGO_VERIFY_FULL}, {"sizes", DIPGO_VERIFY_SIZES}});
         } else if (word == "--provider") {
             parsed.load.provider = next();
+        } else if (word == "--images") {
+            parsed.load.shape.images = positive(word, next());
+        } else if (word == "--size") {
+            const std::string& given = next();
+            const std::size_t mark = given.find('x');
+            if (mark == std::string::npos) throw UsageError("--size takes HEIGHTxWIDTH, not " + given);
+            parsed.load.shape.height = positive(word, given.substr(0, mark));
+            parsed.load.shape.width = positive(word, given.substr(mark + 1));
         } else if (word == "--describe") {
             parsed.describe = true;
         } else if (word.front() == '-' || !parsed.bundle.empty()) {
@@ -145,6 +161,10 @@ Json described(const dipgo::Plan& plan) {
                {"prepacked", info.prepacked != 0}};
     if (info.guidance == DIPGO_UNCOND_COND) shown["guidance"] = {"uncond", "cond"};
     if (info.guidance == DIPGO_COND_UNCOND) shown["guidance"] = {"cond", "uncond"};
+    shown["shapes"] = Json::array();
+    for (const dipgo_shape& shape : plan.shapes()) {
+        shown["shapes"].push_back({{"images", shape.images}, {"height", shape.height}, {"width", shape.width}});
+    }
     const std::pair<const char*, dipgo_role> roles[] = {
         {"latents", DIPGO_LATENTS}, {"conditions", DIPGO_CONDITION}, {"draws", DIPGO_DRAW},
         {"output", DIPGO_OUTPUT},   {"tokens", DIPGO_TOKENS},        {"pixels", DIPGO_PIXELS}};

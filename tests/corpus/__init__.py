@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from tests.corpus import file_edits, onnx_edits, plan_edits, split_edits, text_edits, types
+from tests.corpus import file_edits, onnx_edits, plan_edits, shape_edits, split_edits, text_edits, types
 from tests.corpus.alteration import EITHER, OPENS, REFUSED, Alteration, write
 from tests.corpus.base import Base, make_base
 
@@ -27,6 +27,7 @@ GROUPS = {
     "text": text_edits.alterations,
     "files": file_edits.alterations,
     "onnx": onnx_edits.alterations,
+    "shapes": shape_edits.alterations,
 }
 
 

@@ -45,6 +45,10 @@ class Tensor(Structure):
     )
 
 
+class PlanShape(Structure):
+    _fields_ = (("images", c_size_t), ("height", c_size_t), ("width", c_size_t))
+
+
 class PlanParams(Structure):
     _fields_ = (
         ("size", c_size_t),
@@ -52,6 +56,7 @@ class PlanParams(Structure):
         ("memory", c_int),
         ("verify", c_int),
         ("provider", c_char_p),
+        ("shape", PlanShape),
     )
 
 
@@ -126,6 +131,7 @@ class Library:
             ("dipgo_api_version", c_uint32),
             ("dipgo_tensor_bytes", c_size_t),
             ("dipgo_plan_tensor_count", c_size_t),
+            ("dipgo_plan_shape_count", c_size_t),
             ("dipgo_plan_default_params", PlanParams),
             ("dipgo_session_default_params", SessionParams),
             ("dipgo_image_default_params", ImageParams),
@@ -169,6 +175,22 @@ class Plan:
         info = PlanInfo(size=ctypes.sizeof(PlanInfo))
         self.library.check(self.library.dipgo_plan_get_info(self.handle, byref(info)))
         return info
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Images, height and width of all, this plan's first."""
+        return [self.shape(index) for index in range(self.library.dipgo_plan_shape_count(self.handle))]
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        shape = PlanShape()
+        self.library.check(self.library.dipgo_plan_get_shape(self.handle, c_size_t(index), byref(shape)))
+        return shape.images, shape.height, shape.width
+
+    def select(self, images: int = 0, height: int = 0, width: int = 0) -> Plan:
+        """The plan of another shape. Raises CallError."""
+        handle, asked = c_void_p(), PlanShape(images, height, width)
+        self.library.check(self.library.dipgo_plan_select(self.handle, byref(asked), byref(handle)))
+        return Plan(self.library, handle)
 
     def tensors(self, role: int) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, dtype and shape of all tensors of a role."""

@@ -59,7 +59,8 @@ def python_verdict(bundle: Path) -> str:
         with Runtime.load(
             bundle, backend="onnxruntime", provider="cpu", precision="fp32", threads=1
         ) as runtime:
-            runtime.session()
+            for shape in runtime.shapes:
+                runtime.session(images=shape.images)
     except DipgoError:
         return REFUSED
     return OPENS

@@ -55,7 +55,7 @@ def refused(call, *arguments, status: int = INPUT, **keywords) -> str:
 
 def test_versions(library: Library):
     assert library.dipgo_version().decode() == __version__
-    assert library.dipgo_api_version() == 1
+    assert library.dipgo_api_version() == 2
     assert library.dipgo_status_name(BUSY) == b"DIPGO_BUSY"
 
 

@@ -39,6 +39,7 @@ from dipgo_compile.program import (
     TensorSpec,
     Term,
 )
+from dipgo_compile.shapes import Shape
 
 PLAN, MASK = (json.loads(schema_text(f"{name}.schema.json")) for name in ("plan", "mask"))
 SPEC = TensorSpec("float32", (1, 4, 2, 2))
@@ -103,6 +104,8 @@ def plan() -> Plan:
             guidance_scale=3.0,
             classes={"dress": 3},
         ),
+        shapes={Shape(1, 4, 8): "plan-1x4x8.json"},
+        upscaling=2,
     )
 
 
@@ -127,10 +130,10 @@ def test_a_written_plan_is_valid() -> None:
 def test_every_field_of_a_written_plan_is_described() -> None:
     """Nothing is written that the schema leaves out: readers in other languages are made from it."""
     written = document()
-    assert set(written) == set(PLAN["properties"]) == {*PLAN["required"], "pipeline"}
+    assert set(written) == set(PLAN["properties"]) == {*PLAN["required"], "pipeline", "shapes", "upscaling"}
     for name in ("model", "target", "interface", "schedule", "pipeline"):
         assert set(written[name]) == set(PLAN["properties"][name]["properties"])
-    for name in ("passes", "engines", "calls"):
+    for name in ("passes", "engines", "calls", "shapes"):
         assert set(written[name][0]) == set(PLAN["properties"][name]["items"]["properties"])
     prologue, run, combine = written["instructions"]
     assert set(prologue) == set(run) | {"prologue"} == set(PLAN["$defs"]["run"]["properties"])

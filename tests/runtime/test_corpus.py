@@ -49,7 +49,8 @@ def verdict(bundle: Path) -> tuple[str, str]:
         with Runtime.load(
             bundle, backend="onnxruntime", provider="cpu", precision="fp32", threads=1
         ) as runtime:
-            runtime.session()
+            for shape in runtime.shapes:
+                runtime.session(images=shape.images)
     except DipgoError as error:
         return REFUSED, str(error)
     return OPENS, ""

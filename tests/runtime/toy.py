@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from dipgo_compile.bundle import write_bundle
 from dipgo_compile.plan import Interface, PassReport, Plan, Target
 from dipgo_compile.program import (
     Allocation,
@@ -40,8 +41,14 @@ TIMESTEPS = (981.0, 500.5, 300.0, 1.0)
 MASK = '{"format": "dipgo.mask"}'
 
 
-def program() -> Program:
-    uncond, cond = (Slice(0, 0, 1),), (Slice(0, 1, 2),)
+def shapes(images: int) -> tuple[tuple[int, ...], ...]:
+    """Those of latents, samples and text."""
+    return (images, *LATENTS[1:]), (2 * images, *GUIDED[1:]), (2 * images, *TEXT[1:])
+
+
+def program(images: int = 1) -> Program:
+    latents, guided, text = shapes(images)
+    uncond, cond = (Slice(0, 0, images),), (Slice(0, images, 2 * images),)
 
     def step(index: int, noise_pred: str, *extra: Term) -> Combine:
         terms = (
@@ -69,12 +76,12 @@ def program() -> Program:
     )
     f32 = "float32"
     specs = {
-        "latents": TensorSpec(f32, LATENTS),
-        "text": TensorSpec(f32, TEXT),
-        "draw": TensorSpec(f32, LATENTS),
+        "latents": TensorSpec(f32, latents),
+        "text": TensorSpec(f32, text),
+        "draw": TensorSpec(f32, latents),
         **{f"t{call}": TensorSpec(f32, (1,)) for call in TIMES},
-        **{f"x{index}": TensorSpec(f32, LATENTS) for index in range(5)},
-        **{name: TensorSpec(f32, GUIDED) for name in ("s0", "s1", "s2", "h0", "h2", "e0", "e1", "e2")},
+        **{f"x{index}": TensorSpec(f32, latents) for index in range(5)},
+        **{name: TensorSpec(f32, guided) for name in ("s0", "s1", "s2", "h0", "h2", "e0", "e1", "e2")},
     }
     return Program(
         engines=(
@@ -121,8 +128,9 @@ def memory(program: Program) -> MemoryPlan:
     )
 
 
-def plan() -> Plan:
-    made = program()
+def plan(images: int = 1, ending: str = "") -> Plan:
+    """``ending`` is that of the engines' files."""
+    made = program(images)
     return Plan(
         program=made,
         memory=memory(made),
@@ -137,7 +145,7 @@ def plan() -> Plan:
         schedule={"class": "ToyScheduler", "num_inference_steps": 4, "timesteps": list(TIMESTEPS)},
         macs={"dense": 40, "kept": 25},
         passes=(PassReport("apply_mask", True, "8 runs, 5 kept"),),
-        engine_files={"early": "early.onnx", "late": "late.onnx"},
+        engine_files={name: f"{name}{ending}.onnx" for name in ("early", "late")},
     )
 
 
@@ -167,22 +175,23 @@ def save_engine(
     )
 
 
-def write_engines(directory: Path) -> None:
+def write_engines(directory: Path, images: int = 1, ending: str = "") -> None:
+    _, guided, text = shapes(images)
     save_engine(
         directory,
-        "early",
+        f"early{ending}",
         [
             helper.make_node("Mul", ["x", "scale"], ["scaled"]),
             helper.make_node("Add", ["scaled", "t"], ["h"]),
             helper.make_node("Neg", ["h"], ["spare"]),
         ],
-        [("x", GUIDED), ("t", (1,))],
-        [("h", GUIDED), ("spare", GUIDED)],
+        [("x", guided), ("t", (1,))],
+        [("h", guided), ("spare", guided)],
         {"scale": SCALE},
     )
     save_engine(
         directory,
-        "late",
+        f"late{ending}",
         [
             # Axes stay in the file: ONNX Runtime infers shapes before it reads external data.
             helper.make_node("Constant", [], ["axes"], value_ints=[1, 2]),
@@ -193,10 +202,22 @@ def write_engines(directory: Path) -> None:
             helper.make_node("Add", ["conditioned", "x"], ["skipped"]),
             helper.make_node("Add", ["skipped", "bias"], ["e"]),
         ],
-        [("h", GUIDED), ("x", GUIDED), ("text", TEXT)],
-        [("e", GUIDED)],
+        [("h", guided), ("x", guided), ("text", text)],
+        [("e", guided)],
         {"bias": BIAS},
     )
+
+
+def write_two_shapes(path: Path) -> Path:
+    """A bundle for two images and for one."""
+    ending = "-1x4x4"
+
+    def write(directory: Path) -> None:
+        write_engines(directory, images=2)
+        write_engines(directory, images=1, ending=ending)
+
+    write_bundle(path, plan(2), write, MASK, others=[plan(1, ending)])
+    return path
 
 
 def early(x: np.ndarray, call: int) -> np.ndarray:
@@ -226,10 +247,11 @@ def expected(latents: np.ndarray, text: np.ndarray, draw: np.ndarray, scale: flo
     return x - 0.5 * guided(e)
 
 
-def image(seed: int = 0) -> dict[str, np.ndarray]:
-    """Random inputs of one image by the program's names."""
+def image(seed: int = 0, images: int = 1) -> dict[str, np.ndarray]:
+    """Random inputs of one image, or of several together, by the program's names."""
     generator = np.random.default_rng(seed)
+    latents, _, text = shapes(images)
     return {
         name: generator.standard_normal(shape, np.float32)
-        for name, shape in (("latents", LATENTS), ("text", TEXT), ("draw", LATENTS))
+        for name, shape in (("latents", latents), ("text", text), ("draw", latents))
     }

@@ -54,7 +54,8 @@ CONDITION, DRAW = "condition.", "draw."
 class Job:
     """What a row is to do. ``workspace`` holds what was prepared for all rows: inputs, schedule, dense
     graph. ``memory`` is the plan's trade of memory for speed (``Runtime.load``), None its own choice.
-    ``start_step`` is where an image-to-image plan begins.
+    ``start_step`` is where an image-to-image plan begins. ``shape`` is the bundle's that is timed, None its
+    first.
     """
 
     bundle: str
@@ -64,6 +65,7 @@ class Job:
     guidance_scale: float | None
     memory: str | None = None
     start_step: int | None = None
+    shape: str | None = None
 
     def inputs(self) -> tuple[Array, dict[str, Array], list[Array]]:
         """Unit noise, conditions by name, draws."""

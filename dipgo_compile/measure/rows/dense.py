@@ -31,7 +31,7 @@ def load(job: Job) -> Image:
 
 def loop(job: Job, backend: Backend) -> DenseLoop:
     """The row in a backend, which need not be the plan's."""
-    plan = open_bundle(job.bundle, verify=False).plan
+    plan = open_bundle(job.bundle, verify=False).shaped(job.shape).plan
     workspace = Path(job.workspace)
     shapes = json.loads((workspace / SHAPES).read_text())
     inputs, outputs = tuple(shapes["inputs"]), tuple(shapes["outputs"])

@@ -13,7 +13,7 @@ def load(job: Job) -> Image:
     latents, conditions, draws = job.inputs()
     image_latents = job.image_latents()
     options: dict[str, Any] = {} if job.memory is None else {"memory": job.memory}
-    session = Runtime.load(job.bundle, threads=job.threads, **options).session()
+    session = Runtime.load(job.bundle, threads=job.threads, shape=job.shape, **options).session()
     scale = 1.0 if job.guidance_scale is None else job.guidance_scale  # a plan without guidance ignores it
 
     def image(calls: int | None = None) -> Array | None:

@@ -1,6 +1,6 @@
 /* libdipgo: runs the bundles that `dipgo-compile build` writes. The C interface.
  *
- * A plan is a loaded bundle: its engines and weights. A session is an arena of its own over a plan's engines; it
+ * A plan is a loaded bundle, or one shape of it: its engines and weights. A session is an arena of its own over a plan's engines; it
  * makes one image at a time. Two rules hold for everything here:
  *
  * Ownership. What a function reads (paths, arrays, parameter structures) stays the caller's and is copied before
@@ -37,7 +37,7 @@ extern "C" {
 
 /* Grows with every addition; what exists is not changed. A program that was compiled against version N runs with
  * every library of version N or later. */
-#define DIPGO_API_VERSION 1
+#define DIPGO_API_VERSION 2
 
 /* The first ones are the exit codes of the command line. */
 typedef enum dipgo_status DIPGO_ENUM {
@@ -107,6 +107,15 @@ typedef enum dipgo_verify DIPGO_ENUM {
     DIPGO_VERIFY_SIZES = 1 /* sizes only. Everything that plan.json says is checked in either case */
 } dipgo_verify;
 
+/* So many images made together, of such a size. Height and width are in the units that the bundle was built in:
+ * pixels, or of an ONNX file, and of a bundle for a single shape without an image decoder, the latents. Where a shape
+ * is asked for, 0 leaves a field open. Since version 2. */
+typedef struct dipgo_shape {
+    size_t images;
+    size_t height;
+    size_t width;
+} dipgo_shape;
+
 /* Begin with dipgo_plan_default_params(): later versions add fields at the end. */
 typedef struct dipgo_plan_params {
     size_t size;          /* of this structure: set by dipgo_plan_default_params */
@@ -114,6 +123,7 @@ typedef struct dipgo_plan_params {
     dipgo_memory memory;  /* balanced */
     dipgo_verify verify;  /* full */
     const char *provider; /* "cpu", "cuda"; NULL: what the bundle was built for */
+    dipgo_shape shape;    /* of a bundle for several, the one to load: the first that fits. Zeros: the largest */
 } dipgo_plan_params;
 
 DIPGO_EXPORT dipgo_plan_params dipgo_plan_default_params(void);
@@ -122,6 +132,18 @@ DIPGO_EXPORT dipgo_plan_params dipgo_plan_default_params(void);
  * handle, to be freed with dipgo_plan_free; otherwise it is NULL. Any number of plans may be loaded, from any
  * thread. Fails with DIPGO_ERROR_BUNDLE, _BACKEND, _INPUT, _MEMORY. */
 DIPGO_EXPORT dipgo_status dipgo_plan_load(const char *path, const dipgo_plan_params *params, dipgo_plan **plan);
+
+/* How many shapes the plan's bundle serves. 0 for NULL. Since version 2. */
+DIPGO_EXPORT size_t dipgo_plan_shape_count(const dipgo_plan *plan);
+
+/* One of them; number 0 is the plan's own. Fails with DIPGO_ERROR_INPUT. Since version 2. */
+DIPGO_EXPORT dipgo_status dipgo_plan_get_shape(const dipgo_plan *plan, size_t index, dipgo_shape *shape);
+
+/* Load the plan of another shape of the same bundle, the first that fits: *selected is a new handle, to be freed with
+ * dipgo_plan_free, whose tensors, infos and sessions are those of that shape. Its engines are opened now, unless
+ * another handle or session has them open; weights are shared. Fails with DIPGO_ERROR_INPUT, naming the shapes that
+ * there are, and with _BACKEND, _MEMORY; *selected is NULL then. Since version 2. */
+DIPGO_EXPORT dipgo_status dipgo_plan_select(const dipgo_plan *plan, const dipgo_shape *shape, dipgo_plan **selected);
 
 /* Free a plan's handle (NULL is fine). Engines and weights go when its last session has gone too. */
 DIPGO_EXPORT void dipgo_plan_free(dipgo_plan *plan);

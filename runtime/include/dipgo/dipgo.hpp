@@ -88,6 +88,7 @@ struct LoadOptions {
     dipgo_memory memory = DIPGO_MEMORY_BALANCED;
     dipgo_verify verify = DIPGO_VERIFY_FULL;
     std::string provider{};  // empty: what the bundle was built for
+    dipgo_shape shape{};     // zeros: the largest
 };
 
 // What one image is made of besides its conditions: see dipgo_image_params.
@@ -114,6 +115,7 @@ class Plan {
         params.memory = options.memory;
         params.verify = options.verify;
         params.provider = options.provider.empty() ? nullptr : options.provider.c_str();
+        params.shape = options.shape;
         dipgo_plan* plan = nullptr;
         check(dipgo_plan_load(path.c_str(), &params, &plan));
         handle_.reset(plan);
@@ -143,12 +145,28 @@ class Plan {
         return {tensor.name, tensor.dtype, {tensor.shape, tensor.shape + tensor.rank}};
     }
 
+    // All shapes of the bundle, this plan's first.
+    std::vector<dipgo_shape> shapes() const {
+        std::vector<dipgo_shape> found(dipgo_plan_shape_count(get()));
+        for (std::size_t i = 0; i < found.size(); ++i) check(dipgo_plan_get_shape(get(), i, &found[i]));
+        return found;
+    }
+
+    // The plan of another shape: see dipgo_plan_select.
+    Plan select(const dipgo_shape& shape) const {
+        dipgo_plan* selected = nullptr;
+        check(dipgo_plan_select(get(), &shape, &selected));
+        return Plan(selected);
+    }
+
     // A session may outlive its plan.
     Session session(Callbacks callbacks = {}) const;
 
     const dipgo_plan* get() const { return handle_.get(); }
 
  private:
+    explicit Plan(dipgo_plan* handle) : handle_(handle) {}
+
     struct Free {
         void operator()(dipgo_plan* plan) const { dipgo_plan_free(plan); }
     };
