@@ -58,7 +58,7 @@ def resident(pristine: Path) -> Iterator[Runtime]:
 
 def watched(runtime: Runtime) -> tuple[Session, Watched]:
     memory = Watched()
-    return Session(runtime.plan, runtime._engines, memory), memory
+    return Session(runtime.plan, runtime._opened[runtime.plan.shape].engines(), memory), memory
 
 
 def denoise(session: Session, seed: int = 0) -> Array:
