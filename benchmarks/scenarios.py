@@ -141,7 +141,6 @@ SD15_CASES = (
         "all",
         (Turn(("plan", "dense"), repeats=2),),
         fuse=False,
-        quick=False,
     ),
     Case(
         "released-0.80",
@@ -156,6 +155,7 @@ SD15_CASES = (
         RELEASED,
         (Turn(("plan", "dense"), repeats=2),),
         fuse=False,
+        quick=False,
     ),
     Case(
         "released-0.80-split",
