@@ -217,7 +217,8 @@ class Counting:
 def counted(pair: Pair) -> Iterator[tuple[Session, Counter[str]]]:
     runs: Counter[str] = Counter()
     with Runtime.load(pair.split, threads=1) as runtime:
-        engines = {name: Counting(name, engine, runs) for name, engine in runtime._engines.items()}
+        opened = runtime._opened[runtime.plan.shape].engines()
+        engines = {name: Counting(name, engine, runs) for name, engine in opened.items()}
         yield Session(runtime.plan, engines), runs
 
 

@@ -165,7 +165,7 @@ def test_residuals_are_summed_where_blocks_compute(exported: Exported, tmp_path:
 
 
 def test_conditions_are_read_once_an_image_and_timesteps_never(name: str, exported: Exported) -> None:
-    """What they alone decide is hoisted and folded. A DiT's class is added to the timestep first."""
+    """What they decide, alone or with the timestep, is hoisted, and what the timestep decides is folded."""
     model = exported.model
     mask = random_mask(model, "block", seed=0)
     dense = replace(mask, keep=((True,) * len(mask.blocks),) * mask.calls)
@@ -173,7 +173,7 @@ def test_conditions_are_read_once_an_image_and_timesteps_never(name: str, export
     plan = compile_plan(model, exported.geometry, exported.onnx, dense, schedule, options())
     calls = [run for run in plan.program.runs() if run.call != PROLOGUE]
     read = {value for run in calls for value in run.inputs}
-    assert read.isdisjoint(CONDITIONS[name]) is (name != "dit")
+    assert read.isdisjoint(CONDITIONS[name])
     assert not any(value.startswith("timestep@") for value in read)
     assert len({run.engine for run in calls}) == 1  # every call is like the first
 
