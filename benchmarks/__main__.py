@@ -118,7 +118,7 @@ def _add_quality(scenario: QualityScenario) -> None:
 
 def _add_suite(scenario: SuiteScenario) -> None:
     @run.command(scenario.name, short_help=scenario.about)
-    @click.option("--quick", is_flag=True, help="Fewer cases and repeats, no torch.compile.")
+    @click.option("--quick", is_flag=True, help="Fewer cases, rows and repeats.")
     @click.option("--cases", help="Names or their beginnings, separated by commas.  [default: all]")
     @click.option("--rows", help="Only what these rows take part in, separated by commas.  [default: all]")
     @click.option("--threads", type=click.IntRange(min=1), help="[default: the physical cores]")

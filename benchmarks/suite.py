@@ -41,6 +41,7 @@ from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE, Runtime
 UNIFORM = ("dense", "torch", "torch-compile")  # rows whose calls all cost the same, whatever the mask
 MEMORY_MODES = ("low", "balanced", "fast")
 PEAKS = (*(("plan", mode) for mode in MEMORY_MODES), ("dense", None), ("torch", None))
+SLOW = ("torch", "torch-compile")  # left out of quick runs, in which the SuperNet stands for PyTorch
 QUICK_PEAKS = (("plan", "balanced"), ("dense", None))
 LOADS = 3
 PROFILED = 3  # times that a block is run
@@ -53,8 +54,8 @@ Progress = Callable[[int, int, str], None]
 @dataclass(frozen=True)
 class Options:
     """``cases``: names or their beginnings, ``rows``: names; None is all. With ``rows``, only turns in which
-    one of them takes part are measured. ``quick``: fewer cases, without torch.compile, two repeats, fewer
-    memory modes, and one export a subject.
+    one of them takes part are measured. ``quick``: fewer cases, without eager and compiled PyTorch, two
+    repeats, fewer memory modes, and one export a subject.
     """
 
     threads: int | None = None
@@ -416,7 +417,9 @@ def _weight_bytes(source: str) -> int:
 
 def _quick(case: Case) -> Case:
     turns = tuple(
-        replace(turn, repeats=min(turn.repeats, 2)) for turn in case.turns if "torch-compile" not in turn.rows
+        replace(turn, rows=rows, repeats=min(turn.repeats, 2))
+        for turn in case.turns
+        if len(rows := tuple(row for row in turn.rows if row not in SLOW)) > 1
     )
     subject = case.subject.quick() if case.subject else None
     return replace(case, turns=turns, profile=False, subject=subject)
