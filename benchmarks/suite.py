@@ -234,19 +234,17 @@ class _Bench:
                     continue
                 workers[name] = worker
                 row["load_seconds"] = worker.load_seconds
-                row["first_seconds"] = first * calls / row["timed_calls"] if whole else None
+                row["first_seconds"] = first if row["timed_calls"] == calls and whole else None
             samples: dict[str, list[float]] = {name: [] for name in workers}
             for _ in range(turn.repeats):
                 for name, worker in list(workers.items()):
                     self._steps(f"{case.name}: time {name}")
                     time.sleep(SETTLE_SECONDS)
                     try:
-                        seconds = worker.image(_limit(rows[name], calls))
+                        samples[name].append(_seconds_per_image(worker, rows[name], calls))
                     except DipgoError as error:
                         rows[name]["failed"] = str(error)
                         del workers[name]
-                        continue
-                    samples[name].append(seconds * calls / rows[name]["timed_calls"])
             for name in workers:
                 rows[name]["seconds_per_image"] = _spread(samples[name])
         kept = [other for other in found.get("turns", []) if _names(other) != turn.rows]
@@ -391,6 +389,19 @@ def _submit(pool: ProcessPoolExecutor, work: Callable[..., Any], *arguments: Any
         raise
     except Exception as error:  # also a process that was killed for its memory
         raise BackendError(f"{type(error).__name__}: {error}") from error
+
+
+def _seconds_per_image(worker: Worker, row: Json, calls: int) -> float:
+    """Of a row that is timed for some of the calls, what all would take. A plan's first call comes with a
+    prologue, once an image, so it is timed by itself.
+    """
+    timed: int = row["timed_calls"]
+    if timed == calls:
+        return worker.image(None)
+    if row["name"] != "plan":
+        return worker.image(timed) * calls / timed
+    first = worker.image(1)
+    return first + (worker.image(1 + timed) - first) * (calls - 1) / timed
 
 
 def _limit(row: Json, calls: int) -> int | None:
