@@ -24,6 +24,8 @@ TOLERANCE = 1e-3  # relative L2; float32 rounding gives 1e-6, a wrong condition 
 GRAY_LEVELS = 1  # of 255: what differs in the last bits may round to neighbouring levels
 CALLS: dict[str, dict[str, Any]] = {
     "stable_diffusion": {"prompt": PROMPT},
+    "stable_diffusion_2": {"prompt": PROMPT},
+    "bk_sdm": {"prompt": PROMPT},
     "latent_consistency": {"prompt": PROMPT},
     "stable_diffusion_xl": {"prompt": PROMPT},
     "dit": {"class_labels": [1]},

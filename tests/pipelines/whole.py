@@ -84,6 +84,20 @@ def stable_diffusion() -> Any:
     )
 
 
+def stable_diffusion_2() -> Any:
+    """2.1: the denoiser predicts the velocity."""
+    common = {**_common(), "scheduler": _ddim(prediction_type="v_prediction")}
+    return diffusers.StableDiffusionPipeline(
+        unet=_tiny("sd21"), text_encoder=_clip(8), **common, **_no_safety_checker()
+    )
+
+
+def bk_sdm() -> Any:
+    return diffusers.StableDiffusionPipeline(
+        unet=_tiny("bk-sdm-small"), text_encoder=_clip(8), **_common(), **_no_safety_checker()
+    )
+
+
 def latent_consistency() -> Any:
     common = {**_common(), "scheduler": diffusers.LCMScheduler(**SD_BETAS, original_inference_steps=40)}
     return diffusers.LatentConsistencyModelPipeline(
@@ -128,7 +142,16 @@ def pixart() -> Any:
 
 
 KINDS: Mapping[str, Callable[[], Any]] = {
-    made.__name__: made for made in (stable_diffusion, latent_consistency, stable_diffusion_xl, dit, pixart)
+    made.__name__: made
+    for made in (
+        stable_diffusion,
+        stable_diffusion_2,
+        bk_sdm,
+        latent_consistency,
+        stable_diffusion_xl,
+        dit,
+        pixart,
+    )
 }
 
 
@@ -141,8 +164,10 @@ def _common() -> dict[str, Any]:
     return {"tokenizer": tokenizer, "vae": _vae(), "scheduler": _ddim()}
 
 
-def _ddim() -> diffusers.DDIMScheduler:
-    return diffusers.DDIMScheduler(**SD_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+def _ddim(**options: Any) -> diffusers.DDIMScheduler:
+    return diffusers.DDIMScheduler(
+        **SD_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1, **options
+    )
 
 
 def _no_safety_checker() -> dict[str, Any]:
