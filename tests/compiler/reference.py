@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,18 @@ def make_mask(model: Model, blocks: Sequence[str], scheduler: str, steps: int, r
         (tuple(True for _ in first), *(tuple(row) for row in rest)),
         provenance={"blocks": "|".join(block.replace(".", r"\.") for block in blocks)},
     )
+
+
+def random_mask(model: Model, granularity: str, scheduler: str, reuse: str, seed: int) -> Mask:
+    """Five steps, with rows of every density."""
+    generator = random.Random(seed)
+    blocks = model.blocks(granularity)
+
+    def rows(calls: int) -> list[list[bool]]:
+        densities = [generator.choice([0.0, 0.3, 0.7, 1.0]) for _ in range(calls)]
+        return [[generator.random() < density for _ in blocks] for density in densities]
+
+    return replace(make_mask(model, blocks, scheduler, 5, rows), reuse=reuse)
 
 
 def assert_parity(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from dipgo_trainer.supernet import SuperNet
 from dipgo_trainer.topology import topology_of
 from dipgo_trainer.train import Task, Trainer
 from golden import assert_golden
-from reference import TINY_SD, assert_parity, make_mask, options
+from reference import TINY_SD, assert_parity, make_mask, options, random_mask
 from toy_denoiser import toy_graph, toy_schedule
 from toy_transformer import (
     Reference,
@@ -219,17 +218,6 @@ def tiny_dit() -> Exported:
     onnx = export(model, geometry)
     apply(onnx, default_rewrites("onnxruntime"))
     return Exported(model, geometry, onnx)
-
-
-def random_mask(model: Model, granularity: str, scheduler: str, reuse: str, seed: int) -> Mask:
-    generator = random.Random(seed)
-    blocks = model.blocks(granularity)
-
-    def rows(calls: int) -> list[list[bool]]:
-        densities = [generator.choice([0.0, 0.3, 0.7, 1.0]) for _ in range(calls)]
-        return [[generator.random() < density for _ in blocks] for density in densities]
-
-    return replace(make_mask(model, blocks, scheduler, 5, rows), reuse=reuse)
 
 
 CASES = [("residual", granularity, fuse) for granularity in GRANULARITIES for fuse in STRATEGIES]

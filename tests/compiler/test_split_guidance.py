@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ from dipgo_compile.executor import Session
 from dipgo_compile.mask import Mask
 from dipgo_compile.measure.example import Example, example_inputs
 from dipgo_compile.models.base import GRANULARITIES
-from dipgo_compile.models.source import Model
 from dipgo_compile.passes.fuse import STRATEGIES
 from dipgo_compile.passes.unroll import unroll
 from dipgo_compile.pipeline import REQUIRED, compile_program, default_passes
@@ -31,7 +29,7 @@ from dipgo_compile.schedule import probe
 from dipgo_compile.text import program_text
 from dipgo_compile.unguided import unguided
 from tests.compiler.golden import assert_golden
-from tests.compiler.reference import BETAS, SCHEDULERS, assert_parity, make_mask
+from tests.compiler.reference import BETAS, SCHEDULERS, assert_parity, random_mask
 from tests.families.tiny import make
 
 HALVES = ("uncond", "cond")
@@ -64,17 +62,6 @@ def halves() -> dict[str, Exported]:
 @pytest.fixture(scope="module")
 def whole() -> Exported:
     return exported("sd15", options(split=False))
-
-
-def random_mask(model: Model, granularity: str, scheduler: str, reuse: str, seed: int) -> Mask:
-    generator = random.Random(seed)
-    blocks = model.blocks(granularity)
-
-    def rows(calls: int) -> list[list[bool]]:
-        densities = [generator.choice([0.0, 0.3, 0.7, 1.0]) for _ in range(calls)]
-        return [[generator.random() < density for _ in blocks] for density in densities]
-
-    return replace(make_mask(model, blocks, scheduler, 5, rows), reuse=reuse)
 
 
 def toy_program(mask: Mask = TOY_MASK, passes: int | None = None) -> Program:
