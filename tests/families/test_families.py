@@ -47,6 +47,9 @@ CONDITIONS = {
 STEPS = 5
 
 
+TRANSFORMERS = tuple(name for name in CONDITIONS if name == "dit" or name.startswith("pixart"))
+
+
 @pytest.fixture(scope="module", params=CONDITIONS)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -138,11 +141,11 @@ def test_a_random_mask_in_float16(half: Exported, granularity: str, tmp_path: Pa
     assert {program.specs[name].dtype for name in (*program.inputs, *answers)} <= {"float32", "int64"}
 
 
+@pytest.mark.parametrize("name", TRANSFORMERS, indirect=True, scope="module")
 def test_residuals_are_summed_where_blocks_compute(exported: Exported, tmp_path: Path) -> None:
     """On a device nothing but samples and predictions crosses; what comes out is the same to the last bit."""
     mask = random_mask(exported.model, "block", seed=3)
-    if mask.reuse != "residual":
-        pytest.skip("no residuals")
+    assert mask.reuse == "residual"
     plan = compile_plan(
         exported.model,
         exported.geometry,
