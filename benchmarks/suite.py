@@ -40,15 +40,25 @@ from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE, Runtime
 
 UNIFORM = ("dense", "torch", "torch-compile")  # rows whose calls all cost the same, whatever the mask
 MEMORY_MODES = ("low", "balanced", "fast")
-PEAKS = (*(("plan", mode) for mode in MEMORY_MODES), ("dense", None), ("torch", None))
 SLOW = ("torch", "torch-compile")  # left out of quick runs, in which the SuperNet stands for PyTorch
-QUICK_PEAKS = (("plan", "balanced"), ("dense", None))
-LOADS = 3
 PROFILED = 3  # times that a block is run
 Json = dict[str, Any]
-Peaks = tuple[tuple[str, str | None], ...]
 Progress = Callable[[int, int, str], None]
 """Told how many steps are done, of how many, and which is next."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """How a case's footprint is measured: ``loads`` are timed, and the peak memory of ``peaks``: rows, a
+    plan with its memory mode.
+    """
+
+    loads: int
+    peaks: tuple[tuple[str, str | None], ...]
+
+
+FOOTPRINT = Footprint(3, (*(("plan", mode) for mode in MEMORY_MODES), ("dense", None), ("torch", None)))
+QUICK_FOOTPRINT = Footprint(1, (("plan", "balanced"), ("dense", None)))
 
 
 @dataclass(frozen=True)
@@ -109,17 +119,17 @@ def run(
         content["cases"].sort(key=lambda found: order.get(found["name"], len(order)))
         results.write(file, content)
 
-    peaks = QUICK_PEAKS if options.quick else PEAKS
-    missing = [_Missing.of(case, _found(content, case), peaks) for case in cases]
-    steps = _Steps(sum(part.steps(peaks) for part in missing), progress)
+    footprint = QUICK_FOOTPRINT if options.quick else FOOTPRINT
+    missing = [_Missing.of(case, _found(content, case), footprint) for case in cases]
+    steps = _Steps(sum(part.steps(footprint) for part in missing), progress)
     with (
         tempfile.TemporaryDirectory(prefix=f"dipgo-{scenario.name}-") as directory,
         _Builder(shared=options.quick) as builder,
     ):
-        bench = _Bench(scenario, content["scenario"], Path(directory), builder, peaks, steps, save)
+        bench = _Bench(scenario, content["scenario"], Path(directory), builder, footprint, steps, save)
         for case, part in zip(cases, missing, strict=True):
             found = _found(content, case)
-            if part.steps(peaks):
+            if part.steps(footprint):
                 if found not in content["cases"]:
                     content["cases"].append(found)
                 bench.measure(case, found)
@@ -137,16 +147,16 @@ class _Bench:
         settings: Json,
         workspace: Path,
         builder: _Builder,
-        peaks: Peaks,
+        footprint: Footprint,
         steps: _Steps,
         save: Callable[[], None],
     ) -> None:
         self._scenario, self._settings, self._workspace = scenario, settings, workspace
-        self._builder, self._peaks, self._steps, self._save = builder, peaks, steps, save
+        self._builder, self._footprint, self._steps, self._save = builder, footprint, steps, save
         self._prepared: Subject | None = None
 
     def measure(self, case: Case, found: Json) -> None:
-        missing = _Missing.of(case, found, self._peaks)
+        missing = _Missing.of(case, found, self._footprint)
         found.pop("failed", None)
         try:
             if missing.footprint or missing.turns:
@@ -154,7 +164,7 @@ class _Bench:
                     found |= built
                     job = self._job(case, bundle)
                     if missing.footprint:
-                        self._footprint(case, job, found)
+                        self._measure_footprint(case, job, found)
                     for turn in missing.turns:
                         self._take_turns(case, turn, job, found)
             if missing.profile:
@@ -192,10 +202,10 @@ class _Bench:
             guidance_scale=self._settings["guidance_scale"],
         )
 
-    def _footprint(self, case: Case, job: Job, found: Json) -> None:
+    def _measure_footprint(self, case: Case, job: Job, found: Json) -> None:
         """Loading, size on disk, and memory of processes that are alone."""
         seconds = []
-        for index in range(1 + LOADS):  # the first makes the cache and warms the page cache
+        for index in range(1 + self._footprint.loads):  # the first makes the cache and warms the page cache
             self._steps(f"{case.name}: load")
             with Worker("plan", job) as worker:
                 seconds += [worker.load_seconds] if index else []
@@ -205,7 +215,7 @@ class _Bench:
             "weight_bytes": _weight_bytes(job.source),
             "peaks": [],
         }
-        for row, memory in self._peaks:
+        for row, memory in self._footprint.peaks:
             self._steps(f"{case.name}: memory of {row}{'' if memory is None else f', {memory}'}")
             calls = min(self._scenario.timed_calls, found["mask"]["calls_run"])
             peak: Json = {"row": row, "memory": memory, "calls": calls}
@@ -492,23 +502,23 @@ class _Missing:
     profile: bool
 
     @classmethod
-    def of(cls, case: Case, found: Json, peaks: Peaks) -> _Missing:
+    def of(cls, case: Case, found: Json, wanted: Footprint) -> _Missing:
         whole = [turn for turn in found.get("turns", []) if not any("failed" in row for row in turn["rows"])]
         done = {_names(turn) for turn in whole}
         return cls(
             turns=tuple(turn for turn in case.turns if turn.rows not in done),
-            footprint=case.footprint and not _measured(found.get("footprint"), peaks),
+            footprint=case.footprint and not _measured(found.get("footprint"), wanted),
             profile=case.profile and "profile" not in found,
         )
 
-    def steps(self, peaks: Peaks) -> int:
+    def steps(self, wanted: Footprint) -> int:
         """How many steps of work it is, for the progress bar."""
         rounds = sum(len(turn.rows) * (1 + turn.repeats) for turn in self.turns)
-        footprint = 1 + LOADS + len(peaks) if self.footprint else 0
+        footprint = 1 + wanted.loads + len(wanted.peaks) if self.footprint else 0
         return rounds + footprint + (rounds + footprint > 0) + 2 * self.profile
 
 
-def _measured(footprint: Json | None, peaks: Peaks) -> bool:
-    if footprint is None or len(footprint["peaks"]) < len(peaks):
+def _measured(footprint: Json | None, wanted: Footprint) -> bool:
+    if footprint is None or len(footprint["peaks"]) < len(wanted.peaks):
         return False
     return not any("failed" in peak for peak in footprint["peaks"])
