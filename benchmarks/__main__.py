@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import results, suite_table, table
+from benchmarks import results, table
 from benchmarks.scenarios import (
     SCENARIOS,
     OverheadScenario,
@@ -16,7 +16,8 @@ from benchmarks.scenarios import (
     SpeedScenario,
     SuiteScenario,
 )
-from benchmarks.suite_results import SuiteResult
+from benchmarks.suite import table as suite_table
+from benchmarks.suite.results import SuiteResult
 from dipgo_compile.errors import DipgoError
 from dipgo_compile.live import counter
 
@@ -130,9 +131,10 @@ def _add_suite(scenario: SuiteScenario) -> None:
         """Measure cases and peers, each row in a process of its own. Bundles and graphs of some 10 GB go
         to the temporary directory (TMPDIR), which should be on a disk; 24 GiB of memory suffice.
         """
-        from benchmarks import suite
+        from benchmarks.suite import run as suite
+        from benchmarks.suite.options import Options
 
-        options = suite.Options(
+        options = Options(
             threads=threads,
             quick=quick,
             cases=None if cases is None else tuple(cases.split(",")),

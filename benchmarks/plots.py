@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.suite_results import SuiteResult, median
+from benchmarks.suite.results import SuiteResult, median
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

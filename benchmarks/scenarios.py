@@ -326,4 +326,11 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScena
         random_masks=3,
         residual_mask="models/tiny-dit/masks/ddim50_0.60_residual.json",
     ),
+    QualityScenario(
+        name="quality-dit-250",
+        about="the same of the mask that was trained for 250 steps",
+        mask="models/tiny-dit/masks/ddim250_0.60.json",
+        images=1000,
+        random_masks=1,
+    ),
 )

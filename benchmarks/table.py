@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import markdown, plots, results, suite_table
+from benchmarks import markdown, plots, results
 from benchmarks.scenarios import SCENARIOS, OverheadScenario, QualityScenario, SuiteScenario
-from benchmarks.suite_results import SuiteResult
+from benchmarks.suite import table as suite_table
+from benchmarks.suite.results import SuiteResult
 
 README = Path(__file__).parent / "README.md"
 HEAD = """\

@@ -16,11 +16,16 @@ from click.testing import CliRunner
 from PIL import Image as PillowImage
 from torch import cuda
 
-from benchmarks import mask_rules, plots, results, suite, suite_table
+from benchmarks import mask_rules, plots, results
 from benchmarks.__main__ import main
 from benchmarks.rows import deepcache, supernet_compile, torch_compile
 from benchmarks.scenarios import SCENARIOS, Case, Subject, SuiteScenario, Turn
-from benchmarks.suite_results import GOALS, Goal, SuiteResult
+from benchmarks.suite.apart import apart
+from benchmarks.suite.goals import GOALS, Goal
+from benchmarks.suite.options import Options
+from benchmarks.suite.results import SuiteResult
+from benchmarks.suite.run import run
+from benchmarks.suite.table import render
 from dipgo_compile import bench
 from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
 from dipgo_compile.bench import BenchOptions
@@ -152,9 +157,9 @@ def test_a_run_keeps_what_it_has_and_goes_on(pipeline: Path, tmp_path: Path) -> 
     """One row fails for real: there is no module of that name. Its neighbours are measured all the same."""
     file, steps = tmp_path / "small.json", []
     case = Case("all-ones", "everything", "all", (Turn(("plan", "dense", "nonsense"), repeats=2),))
-    small, options = scenario(pipeline, case), suite.Options(threads=1)
+    small, options = scenario(pipeline, case), Options(threads=1)
     arguments: dict[str, Any] = {"command": "", "progress": lambda *told: steps.append(told)}
-    content = suite.run(small, options, file, resume=False, **arguments)
+    content = run(small, options, file, resume=False, **arguments)
     assert results.read(file) == json.loads(json.dumps(content))
     (found,) = content["cases"]
     assert found["mask"]["calls"] == found["mask"]["calls_run"] == 4
@@ -166,29 +171,29 @@ def test_a_run_keeps_what_it_has_and_goes_on(pipeline: Path, tmp_path: Path) -> 
         assert 0 < row["seconds_per_image"]["min"] <= row["seconds_per_image"]["median"]
     assert SuiteResult(content).ratio("all-ones", "plan", "dense") is not None
     assert SuiteResult(content).ratio("all-ones", "plan", "nonsense") is None
-    assert any("all-ones, nonsense: " in line for line in suite_table.render(SuiteResult(content)))
+    assert any("all-ones, nonsense: " in line for line in render(SuiteResult(content)))
     assert steps[0][:2] == (0, 10)  # a build, and three rows with a warm-up and two samples each
 
     steps.clear()
     mended = scenario(pipeline, replace(case, turns=(replace(case.turns[0], rows=("plan", "dense")),)))
     del found["turns"][0]["rows"][2]
     results.write(file, content)
-    assert suite.run(mended, options, file, resume=True, **arguments)["cases"] == [found]
+    assert run(mended, options, file, resume=True, **arguments)["cases"] == [found]
     assert not steps
     with pytest.raises(InputError, match="threads"):
-        suite.run(mended, suite.Options(threads=2), file, resume=True, **arguments)
+        run(mended, Options(threads=2), file, resume=True, **arguments)
 
 
 def test_blocks_are_timed_alone(pipeline: Path, tmp_path: Path) -> None:
     """A pattern whose calls compute less than half: what its blocks take alone is less than all of them."""
     case = Case("deepcache-5", "a pattern", "deepcache", (), profile=True)
     small, file = replace(scenario(pipeline, case), steps=10), tmp_path / "small.json"
-    (found,) = suite.run(small, suite.Options(threads=1), file, resume=False, command="")["cases"]
+    (found,) = run(small, Options(threads=1), file, resume=False, command="")["cases"]
     profile = found["profile"]
     assert profile["blocks"] > 2
     assert 0 < profile["seconds_kept"] < profile["seconds_all"]
     assert profile["macs_per_second"] > 0
-    again = suite.run(small, suite.Options(threads=1), file, resume=True, command="")["cases"]
+    again = run(small, Options(threads=1), file, resume=True, command="")["cases"]
     assert again == [found]
 
 
@@ -202,7 +207,7 @@ def test_a_whole_run_with_all_kinds_of_figures(pipeline: Path, tmp_path: Path) -
         ),
         Case("unfused", "blocks", "all", (Turn(("plan", "dense")),), fuse=False),
     )
-    result = SuiteResult(suite.run(small, suite.Options(threads=1), file, resume=False, command=""))
+    result = SuiteResult(run(small, Options(threads=1), file, resume=False, command=""))
     assert result.case("unfused")["engines"] > result.case("deepcache-5")["engines"]
     assert all("seconds_per_image" in row for _, _, row in result.rows())
     assert result.first_over_steady("deepcache-5") > 0
@@ -223,8 +228,8 @@ def test_cases_may_have_models_of_their_own(
         for size, (name, path) in enumerate(subjects.items(), start=1)
     )
     mixed = SuiteScenario("mixed", "about", None, None, cases, steps=2, timed_calls=1)
-    options = suite.Options(threads=1, quick=quick)
-    found = suite.run(mixed, options, tmp_path / "mixed.json", resume=False, command="")["cases"]
+    options = Options(threads=1, quick=quick)
+    found = run(mixed, options, tmp_path / "mixed.json", resume=False, command="")["cases"]
     assert [case["model"] for case in found] == [str(path) for path in subjects.values()]
     assert all("seconds_per_image" in row for case in found for row in case["turns"][0]["rows"])
     assert found[1]["macs"]["dense"] > 3 * found[0]["macs"]["dense"]
@@ -233,32 +238,32 @@ def test_cases_may_have_models_of_their_own(
 def test_a_case_that_cannot_be_built_is_written_down(pipeline: Path, tmp_path: Path) -> None:
     case = Case("elsewhere", "", "all", (Turn(("plan", "dense")),), backend="abacus")
     file = tmp_path / "small.json"
-    content = suite.run(scenario(pipeline, case), suite.Options(), file, resume=False, command="")
+    content = run(scenario(pipeline, case), Options(), file, resume=False, command="")
     assert "abacus" in content["cases"][0]["failed"]
-    assert any(line.startswith("- elsewhere: ") for line in suite_table.render(SuiteResult(content)))
+    assert any(line.startswith("- elsewhere: ") for line in render(SuiteResult(content)))
 
 
 def test_a_bug_in_a_case_is_written_down_too() -> None:
     with pytest.raises(BackendError, match="ZeroDivisionError"):
-        suite._apart(divmod, 1, 0)
+        apart(divmod, 1, 0)
 
 
 def test_cases_and_rows_are_chosen() -> None:
     cases = SUITES[0].cases
-    chosen = suite.Options(cases=("released",)).chosen(cases)
+    chosen = Options(cases=("released",)).chosen(cases)
     assert [case.name for case in chosen if case.backend == "onnxruntime"] == [
         "released-0.80",
         "released-0.80-unfused",
         "released-0.80-split",
     ]
-    (one,) = suite.Options(rows=("torch-compile",)).chosen(cases)
+    (one,) = Options(rows=("torch-compile",)).chosen(cases)
     assert one.turns == (Turn(("dense", "torch-compile"), repeats=2),)
-    quick = suite.Options(quick=True).chosen(cases)
+    quick = Options(quick=True).chosen(cases)
     assert len(quick) < len(cases)
     assert all(
         turn.repeats <= 2 and "torch-compile" not in turn.rows for case in quick for turn in case.turns
     )
-    for options in (suite.Options(cases=("nothing",)), suite.Options(rows=("jax",))):
+    for options in (Options(cases=("nothing",)), Options(rows=("jax",))):
         with pytest.raises(InputError, match="available: "):
             options.chosen(cases)
 
@@ -275,7 +280,7 @@ def timed(name: str, median: float, calls: int = 50, first: float | None = None)
 
 
 def content(plan_seconds: float = 20.0) -> dict[str, Any]:
-    """A result with one case, as ``suite.run`` writes it."""
+    """A result with one case, as ``run`` writes it."""
     case = {
         "name": "released-0.80", "about": "a mask", "backend": "onnxruntime", "precision": "fp32",
         "fused": True, "mask": {"calls": 50, "calls_run": 10}, "macs": {"dense": 500, "kept": 100},
@@ -319,7 +324,7 @@ def test_goals_are_met_missed_or_not_measured() -> None:
 
 
 def test_the_section_has_goals_times_and_failures() -> None:
-    lines = list(suite_table.render(SuiteResult(content()), (Path("plots") / "sd15-512-speedup.png",)))
+    lines = list(render(SuiteResult(content()), (Path("plots") / "sd15-512-speedup.png",)))
     assert "| released mask: efficiency | at least 1.05 | 1.00 | **missed** |" in lines
     assert "| half of the layers: efficiency | at least 1 |  | not measured |" in lines
     assert "| build, the slowest | at most 120 s | 60.0 s | met |" in lines
@@ -341,12 +346,12 @@ def test_missed_goals_stand_beside_what_the_machine_allows() -> None:
     assert result.efficiency_by_blocks("layer-0.5") == 0.5
     assert goal("half of the layers").met(SuiteResult(made)) is True
     case["turns"][0]["rows"][0] = timed("plan", 30.0, first=30.0)
-    lines = list(suite_table.render(SuiteResult(made)))
+    lines = list(render(SuiteResult(made)))
     assert any(
         line.startswith("| half of the layers: efficiency | 0.67 | 0.50 | every kept block") for line in lines
     )
     del case["profile"]
-    assert not any("every kept block" in line for line in suite_table.render(SuiteResult(made)))
+    assert not any("every kept block" in line for line in render(SuiteResult(made)))
 
 
 def test_goals_are_not_about_split_guidance() -> None:
@@ -357,9 +362,7 @@ def test_goals_are_not_about_split_guidance() -> None:
     split["footprint"]["peaks"][0]["peak_pss_bytes"] = 9_000_000_000
     result = SuiteResult({**content(), "cases": [split, whole]})
     assert result.peak_ratio("low") == 0.5
-    assert {"| plan | low | 3.00 GB | 0.50 |", "| plan | low | 9.00 GB | 1.50 |"} <= {
-        *suite_table.render(result)
-    }
+    assert {"| plan | low | 3.00 GB | 0.50 |", "| plan | low | 9.00 GB | 1.50 |"} <= {*render(result)}
 
 
 def family(name: str, mask: str) -> dict[str, Any]:
@@ -374,7 +377,7 @@ def test_a_suite_of_architectures_has_goals_of_its_own(tmp_path: Path) -> None:
     cases[0]["turns"][0]["rows"][0] = timed("plan", 99.0, first=99.0)
     settings = {**content()["scenario"], "model": None, "pixels": None}
     result = SuiteResult({"scenario": settings, "cases": cases})
-    lines = list(suite_table.render(result))
+    lines = list(render(result))
     assert lines[0].startswith("`random:dit-xl-2` at 256x256, 50 DDIM steps")
     assert (
         "| dit-xl-2-all-ones: seconds of a call, over the whole graph's | at most 1 | 0.99 | met |" in lines
@@ -387,20 +390,18 @@ def test_a_suite_of_architectures_has_goals_of_its_own(tmp_path: Path) -> None:
 
 def test_unsteady_rows_are_named() -> None:
     made = content()
-    lines = "\n".join(suite_table.render(SuiteResult(made)))
+    lines = "\n".join(render(SuiteResult(made)))
     assert "Unsteady: `released-0.80` plan, `released-0.80` dense. Samples" in lines
     for row in made["cases"][0]["turns"][0]["rows"][:2]:
         seconds = row["seconds_per_image"]
         seconds |= {"min": 0.96 * seconds["median"], "max": 1.04 * seconds["median"]}
-    assert "Unsteady" not in "\n".join(suite_table.render(SuiteResult(made)))
+    assert "Unsteady" not in "\n".join(render(SuiteResult(made)))
 
 
 def test_rounding_hides_no_miss() -> None:
     """An efficiency of 1.0482 is shown as 1.0482, not as the 1.05 that was asked for."""
     result = SuiteResult(content(plan_seconds=20 / 1.0482))
-    assert "| released mask: efficiency | at least 1.05 | 1.0482 | **missed** |" in list(
-        suite_table.render(result)
-    )
+    assert "| released mask: efficiency | at least 1.05 | 1.0482 | **missed** |" in list(render(result))
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown
-from benchmarks.suite_results import UNSTEADY, Goal, SuiteResult, goals_of, is_unsteady, median
+from benchmarks.suite.goals import Goal, goals_of
+from benchmarks.suite.results import UNSTEADY, SuiteResult, is_unsteady, median
 
 Json = dict[str, Any]
 
