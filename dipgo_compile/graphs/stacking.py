@@ -21,6 +21,7 @@ TIMESTEP, CONDITIONS = "timestep", "conditions"
 BOTH = frozenset({TIMESTEP, CONDITIONS})
 ADDED = "dipgo_compile.stacked"  # metadata of the nodes that were added to a graph
 TOLERANCE = 1e-4  # relative to the largest value: float32 sums in another order
+NUM_OUTPUTS = 18  # the opset since which Split is told into how many parts, if they are equal
 HALF_TOLERANCE = 4e-3  # four units in the last place of a float16
 
 
@@ -85,9 +86,13 @@ class Stacker:
     def _split(self, value: ir.Value, timesteps: tuple[float, ...]) -> None:
         whole = self._stacked(value, timesteps)
         parts = [at(str(value.name), timestep) for timestep in timesteps]
-        sizes = self._constant(f"{whole.name}.sizes", np.full(len(parts), self._batch, np.int64))
         outputs = [ir.Value(name=part, shape=value.shape, type=value.type) for part in parts]
-        self._add("Split", [whole, sizes], outputs, [ir.AttrInt64("axis", 0)])
+        # No tensor of sizes: for many calls it would be stored outside the file, where ONNX Runtime, which
+        # needs it to infer shapes, doesn't look.
+        attributes = [ir.AttrInt64("axis", 0)]
+        if self._model.opset_imports[""] >= NUM_OUTPUTS:
+            attributes.append(ir.AttrInt64("num_outputs", len(parts)))
+        self._add("Split", [whole], outputs, attributes)
 
     def _agrees(self, tensor: str, timesteps: tuple[float, ...]) -> bool:
         """Whether the parts are what calls compute one by one, on conditions made up for it."""

@@ -7,7 +7,9 @@ row for each of its samples, which takes as long as reading the weights takes. O
 projects in the prologue the rows of all calls that need them, and reads the weights once an image.
 
 The engine is a part of the graph, repeated for a larger batch (``graphs/stacking.py``). It is run at build
-time and compared with what calls compute one by one; what the two don't agree on stays in the calls.
+time and compared with what calls compute one by one; what the two don't agree on stays in the calls. All of
+it stays there if the rows of all calls would take more memory than the model's weights: so many rows, of a
+large batch, are not projected faster at once.
 
 Under split guidance the engine is for the samples of one half and runs once for each, of which that for
 ``uncond`` is not needed at guidance scale 1.
@@ -20,6 +22,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from dipgo_compile.graphs.engines import weight_bytes
 from dipgo_compile.graphs.stacking import BOTH, Stacker, at
 from dipgo_compile.graphs.subgraph import boundary
 from dipgo_compile.partition import tensor_spec
@@ -49,11 +52,18 @@ class HoistModulation(Pass):
             for value, depends in stacker.depends.items()
             if depends == BOTH and _is_work(value) and value.name != self._graph.output
         }
+        limit = weight_bytes(self._model)
         refused: set[str] = set()
         while True:
             cut = cut_at(self._model, program, candidates.keys() - refused)
             rest = _reading(program, cut)
             wanted = _timesteps(rest, cut.known)
+            nbytes = sum(tensor_spec(candidates[name]).nbytes * len(wanted[name]) for name in wanted)
+            if nbytes > limit:
+                stacker.clear()
+                return PassResult(
+                    program, False, f"{nbytes:,} bytes for all calls: more than all weights take"
+                )
             failed = {name for name, timesteps in wanted.items() if not stacker.stack(name, timesteps)}
             if not failed:
                 break
@@ -68,7 +78,6 @@ class HoistModulation(Pass):
         }
         result = self._with_modulation(rest, specs)
         blocks = sum(not wanted.keys().isdisjoint(engine.inputs) for engine in rest.engines)
-        nbytes = sum(spec.nbytes for spec in specs.values())
         return PassResult(
             result, True, f"{len(wanted)} tensors of {blocks} blocks, {nbytes:,} bytes for all calls"
         )

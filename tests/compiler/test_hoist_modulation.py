@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from reference import GUIDANCE_SCALE, assert_parity, make_mask, options
 from test_hoist_prompt import compiled, mask_of, parsed, small
 from toy_denoiser import GUIDANCE, SPECS, toy_mask, toy_schedule
 
+from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
 from dipgo_compile.build import write
-from dipgo_compile.graphs.stacking import ADDED
+from dipgo_compile.graphs.engines import engine_files, write_engines
+from dipgo_compile.graphs.stacking import ADDED, Stacker, at
 from dipgo_compile.models.source import example_inputs
 from dipgo_compile.partition import partition
 from dipgo_compile.passes.apply_mask import ApplyMask
@@ -20,7 +23,7 @@ from dipgo_compile.passes.fold_timestep import FoldTimestep
 from dipgo_compile.passes.hoist_modulation import ENGINE, HoistModulation
 from dipgo_compile.passes.hoist_prompt import HoistPrompt
 from dipgo_compile.passes.unroll import unroll
-from dipgo_compile.program import PROLOGUE, Program, Run
+from dipgo_compile.program import PROLOGUE, BlockGraph, Engine, Program, Run
 from dipgo_compile.runtime import Runtime
 
 MODULATED = ("dit", "sdxl", "class-unet")
@@ -94,16 +97,28 @@ def test_a_model_can_be_compiled_again() -> None:
 TOY = """
     <ir_version: 10, opset_import: ["" : 18]>
     toy (float[2,1,2,2] sample, float[1] timestep, float[2,1,2,2] text) => (float[2,1,2,2] noise_pred)
-    <float[2,2] w = {0.5, -0.25, 0.75, 1.0}, int64[4] shape = {1, 1, 1, 1}, int64[1] first = {0}>
+    <float[2,2] w = {0.5, -0.25, 0.75, 1.0}, float[1,1,2,2] bias = {1.0, 2.0, 3.0, 4.0},
+     int64[4] shape = {1, 1, 1, 1}, int64[1] first = {0}>
     {
       lifted = Reshape(timestep, shape)
       mixed = Add(text, lifted)
       known = MIX
-      modulation = MatMul(known, w)
+      projected = MatMul(known, w)
+      modulation = Add(projected, bias)
       hidden = Mul(sample, modulation)
       noise_pred = Tanh(hidden)
     }
 """
+
+
+def toy(mix: str, calls: int) -> tuple[ir.Model, BlockGraph, Program]:
+    """A program that the pass can be given. Its weights take 72 bytes, and a call's modulation 32."""
+    scopes = {"hidden": "down", "noise_pred": "up"}
+    model, mask = parsed(TOY.replace("MIX", mix), scopes), toy_mask(*["11"] * calls)
+    graph = partition(model, mask.blocks, SPECS)
+    before = [ApplyMask(mask, graph), FoldTimestep(model, graph), HoistPrompt(model, graph)]
+    program, _ = Sequential(before)(unroll(graph, toy_schedule(calls), GUIDANCE))
+    return model, graph, program
 
 
 @pytest.mark.parametrize(
@@ -115,16 +130,31 @@ TOY = """
     ],
 )
 def test_what_looks_across_the_batch_stays(mix: str, stacked: bool) -> None:
-    scopes = {"hidden": "down", "noise_pred": "up"}
-    model, mask = parsed(TOY.replace("MIX", mix), scopes), toy_mask("11", "11", "11")
-    graph = partition(model, mask.blocks, SPECS)
-    before = [ApplyMask(mask, graph), FoldTimestep(model, graph), HoistPrompt(model, graph)]
-    program, _ = Sequential(before)(unroll(graph, toy_schedule(3), GUIDANCE))
+    model, graph, program = toy(mix, calls=2)
     result = HoistModulation(model, graph)(program)
     assert result.modified is stacked
     assert (modulation(result.program) is not None) is stacked
     if not stacked:
         assert result.program is program
+
+
+def test_more_rows_than_weights_stay() -> None:
+    model, graph, program = toy("Tanh(mixed)", calls=3)
+    result = HoistModulation(model, graph)(program)
+    assert result.program is program
+    assert result.summary == "96 bytes for all calls: more than all weights take"
+
+
+def test_an_engine_for_hundreds_of_calls_opens(tmp_path: Path) -> None:
+    model, graph, _ = toy("Tanh(mixed)", calls=2)
+    timesteps = tuple(float(timestep) for timestep in range(250))
+    stacker = Stacker(model, graph)
+    assert stacker.stack("projected", timesteps)
+    parts = tuple(at("projected", timestep) for timestep in timesteps)
+    engine = Engine(ENGINE, (ENGINE,), ("text",), parts)
+    files = engine_files([engine])
+    write_engines(model, [engine], files, tmp_path)
+    OnnxRuntimeBackend().open_file(ENGINE, tmp_path / files[ENGINE], engine.inputs, engine.outputs)
 
 
 def test_the_next_image_has_its_own_class(tmp_path: Path) -> None:
