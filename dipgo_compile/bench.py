@@ -25,8 +25,8 @@ from dipgo_compile.measure.rows import ROWS, Job
 from dipgo_compile.measure.worker import Worker
 from dipgo_compile.models.reading import ONNX_CLASS
 from dipgo_compile.plan import Plan
+from dipgo_compile.running.unguided import SCALE
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
-from dipgo_compile.unguided import SCALE
 
 SETTLE_SECONDS = 0.05  # the threads of a row that has just worked may spin for some milliseconds
 Progress = Callable[[int, int], None]

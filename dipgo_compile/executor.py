@@ -20,7 +20,6 @@ import numpy.typing as npt
 from dipgo_compile.backends.base import EngineSession, Memory
 from dipgo_compile.errors import BundleError, InputError
 from dipgo_compile.formats.plan_json import ALIGNMENT
-from dipgo_compile.host_calls import HostCalls, Step
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import (
     PROLOGUE,
@@ -34,8 +33,9 @@ from dipgo_compile.program import (
     is_signed_sum,
     writes,
 )
-from dipgo_compile.residence import Residence, followed_by
-from dipgo_compile.unguided import SCALE, unguided
+from dipgo_compile.running.host_calls import HostCalls, Step
+from dipgo_compile.running.residence import Residence, followed_by
+from dipgo_compile.running.unguided import SCALE, unguided
 
 Arena = npt.NDArray[np.uint8]
 Coefficients = list[float]

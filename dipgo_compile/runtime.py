@@ -21,13 +21,13 @@ from dipgo_compile.drawing.draw import Job, draw
 from dipgo_compile.drawing.noise import SEEDS, Noise, image_noise
 from dipgo_compile.errors import InputError
 from dipgo_compile.executor import Session
-from dipgo_compile.opened import OpenedShape, Workspace
 from dipgo_compile.plan import Plan, Target
 from dipgo_compile.program import Array
+from dipgo_compile.running.opened import OpenedShape, Workspace
 from dipgo_compile.shapes import Shape, Shapes
 
 if TYPE_CHECKING:
-    from dipgo_compile.hosted import HostedDenoiser
+    from dipgo_compile.running.hosted import HostedDenoiser
 
 DEFAULT_GUIDANCE_SCALE = 7.5
 
@@ -235,7 +235,7 @@ class Runtime:
         """A drop-in for ``pipe.unet`` (or ``pipe.transformer``) of a diffusers pipeline that keeps its own
         scheduler. Each image may have another shape.
         """
-        from dipgo_compile.hosted import HostedDenoiser
+        from dipgo_compile.running.hosted import HostedDenoiser
 
         self._check_open()
         workspace = Workspace(self.shapes, self._opened)

@@ -1,5 +1,6 @@
 // What is left of a program at guidance scale 1, where a prediction is the conditional one: terms whose coefficient is
-// exactly 0 there are left out, and then whatever the latents no longer depend on. dipgo_compile/unguided.py says why.
+// exactly 0 there are left out, and then whatever the latents no longer depend on.
+// dipgo_compile/running/unguided.py says why.
 #pragma once
 
 #include <optional>

@@ -9,8 +9,8 @@ from libdipgo import CONDITION, INPUT, NOISE_PRED, SAMPLE, CallError, Library
 
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Run
+from dipgo_compile.running.unguided import unguided
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.unguided import unguided
 
 CALLS = 6
 SCHEDULERS = {

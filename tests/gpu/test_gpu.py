@@ -30,8 +30,8 @@ from dipgo_compile.mask import Mask, ModelRef
 from dipgo_compile.measure.comparison import TOLERANCES, relative_l2
 from dipgo_compile.measure.example import Example, example_inputs
 from dipgo_compile.program import Array
-from dipgo_compile.residence import touched_by_device, touched_by_host
 from dipgo_compile.rewrites import apply, default_rewrites
+from dipgo_compile.running.residence import touched_by_device, touched_by_host
 from dipgo_compile.runtime import Runtime
 from dipgo_compile.schedulers import scheduler_ref
 from tests.compiler.reference import assert_parity

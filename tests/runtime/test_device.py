@@ -20,7 +20,7 @@ from dipgo_compile.bundle import open_bundle
 from dipgo_compile.errors import BackendError
 from dipgo_compile.executor import Session, signed_sum
 from dipgo_compile.program import Array, TensorSpec
-from dipgo_compile.residence import touched_by_device, touched_by_host
+from dipgo_compile.running.residence import touched_by_device, touched_by_host
 from dipgo_compile.runtime import Runtime
 
 BACKEND = OnnxRuntimeBackend(device="cpu")

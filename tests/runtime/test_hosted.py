@@ -15,7 +15,7 @@ import toy
 from dipgo_compile.bundle import PLAN
 from dipgo_compile.errors import InputError
 from dipgo_compile.formats.plan_json import checksum
-from dipgo_compile.hosted import HostedDenoiser
+from dipgo_compile.running.hosted import HostedDenoiser
 from dipgo_compile.runtime import Runtime
 
 TOLERANCE = 1e-5  # as in test_executor

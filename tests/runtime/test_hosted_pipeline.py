@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from dipgo_compile.executor import Session
-from dipgo_compile.hosted import HostedDenoiser
 from dipgo_compile.plan import Interface, Plan, Target
 from dipgo_compile.program import (
     Allocation,
@@ -25,6 +24,7 @@ from dipgo_compile.program import (
     TensorSpec,
     Term,
 )
+from dipgo_compile.running.hosted import HostedDenoiser
 
 STEPS = 3
 SAMPLE = TensorSpec("float32", (2, 4, 8, 8))

@@ -16,8 +16,8 @@ import numpy as np
 
 from dipgo_compile.errors import InputError
 from dipgo_compile.executor import Session
-from dipgo_compile.opened import Workspace, sample_shape
 from dipgo_compile.program import Array
+from dipgo_compile.running.opened import Workspace, sample_shape
 from dipgo_compile.shapes import Shape
 
 TIMESTEP_TOLERANCE = 1e-5  # relative: hosts carry fractional timesteps in float32

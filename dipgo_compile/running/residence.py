@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 from dipgo_compile.backends.base import Buffer, Memory
-from dipgo_compile.host_calls import Step
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array, Combine, Program, Run, is_signed_sum, reads, writes
+from dipgo_compile.running.host_calls import Step
 
 
 class Residence:
