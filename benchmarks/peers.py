@@ -10,12 +10,12 @@ from typing import Any
 
 from benchmarks import mask_rules
 from benchmarks.scenarios import QualityScenario
-from dipgo_compile.export import export
+from dipgo_compile.graphs.export import export
+from dipgo_compile.graphs.partition import partition
 from dipgo_compile.macs.counts import Macs, count_macs
 from dipgo_compile.mask import Keep, Mask, SchedulerRef
 from dipgo_compile.masks import heuristics
 from dipgo_compile.models.source import Model
-from dipgo_compile.partition import partition
 from dipgo_compile.schedule import probe
 
 LATER_START = 2  # calls that the row "later-start" goes without

@@ -7,10 +7,10 @@ import onnx_ir as ir
 from dipgo_compile.building.guidance import guidance_of
 from dipgo_compile.building.options import BuildOptions
 from dipgo_compile.graphs.engines import engine_files
+from dipgo_compile.graphs.partition import partition
 from dipgo_compile.graphs.stacking import remove_stacked
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Denoiser, Geometry
-from dipgo_compile.partition import partition
 from dipgo_compile.passes.plan_memory import plan_memory
 from dipgo_compile.passes.unroll import IMAGE, LATENTS, Guidance, is_draw
 from dipgo_compile.pipeline import compile_program

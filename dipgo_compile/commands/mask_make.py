@@ -301,7 +301,7 @@ def _make(
 
 def _consumers(model: Denoiser, blocks: tuple[str, ...], reuse: Reuse) -> Mapping[str, frozenset[str | None]]:
     """Who reads whom, from the exported graph: that is what a build will cut."""
-    from dipgo_compile.partition import partition
+    from dipgo_compile.graphs.partition import partition
 
     geometry = model.geometry()
     return partition(model.graph(geometry), blocks, model.inputs(geometry)).consumers(reuse)

@@ -19,9 +19,9 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from dipgo_compile.errors import ModelError
-from dipgo_compile.export import trace
 from dipgo_compile.formats.pipeline_json import INPUT_IDS, LATENTS, PIXELS
 from dipgo_compile.graphs.engines import ONNX
+from dipgo_compile.graphs.export import trace
 from dipgo_compile.models.source import DENOISERS, Model, load_pipeline
 from dipgo_compile.plan import Part, PipelineParts, Plan, TokenizerFile
 from dipgo_compile.program import TensorSpec

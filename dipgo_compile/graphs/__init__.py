@@ -1,1 +1,1 @@
-"""The denoiser as an ONNX graph: reading it, finding blocks in it, cutting engines out of it."""
+"""The denoiser as an ONNX graph: exporting and reading it, finding blocks in it, cutting it into them."""

@@ -14,8 +14,8 @@ from itertools import pairwise
 
 import onnx_ir as ir
 
+from dipgo_compile.graphs.partition import node_scopes, varying_values
 from dipgo_compile.macs.graph import node_macs
-from dipgo_compile.partition import node_scopes, varying_values
 
 DOMINANT = 0.6  # a module with more of the work than this is looked into
 SMALLEST = 0.005  # of the work: what has less is no block of its own, unless it is one of a numbered row

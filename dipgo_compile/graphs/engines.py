@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from dipgo_compile.bundle import WEIGHTS
+from dipgo_compile.graphs.partition import SCOPES
 from dipgo_compile.graphs.subgraph import extract
-from dipgo_compile.partition import SCOPES
 from dipgo_compile.program import Engine
 
 INLINE_BYTES = (

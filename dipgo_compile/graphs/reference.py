@@ -25,10 +25,10 @@ from dipgo_compile.backends.onnxruntime import ERRORS_ONLY
 from dipgo_compile.bundle import WEIGHTS
 from dipgo_compile.errors import BackendError, MaskError
 from dipgo_compile.graphs.engines import INLINE_BYTES
+from dipgo_compile.graphs.partition import node_scopes, varying_values
 from dipgo_compile.graphs.subgraph import boundary, extract
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.onnx_file import OnnxModel
-from dipgo_compile.partition import node_scopes, varying_values
 from dipgo_compile.program import Array
 
 SESSIONS = 4  # kept open: each holds the weights of a large model

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from dipgo_compile.errors import GraphError
-from dipgo_compile.partition import SCOPES, node_scopes, shared_invariants, varying_values
+from dipgo_compile.graphs.partition import SCOPES, node_scopes, shared_invariants, varying_values
 
 NAMESPACE = "namespace"  # the exporter's other metadata key: "scope: class/scope: class/.../node: operator"
 

@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterable
 import onnx_ir as ir
 
 from dipgo_compile.errors import GraphError
+from dipgo_compile.graphs.partition import node_scopes, varying_values
 from dipgo_compile.graphs.scopes import known_scopes
 from dipgo_compile.macs.counts import Macs
 from dipgo_compile.masks.checks import unknown_block
-from dipgo_compile.partition import node_scopes, varying_values
 
 PRODUCTS = frozenset({"Gemm", "MatMul", "FusedGemm", "FusedMatMul"})  # the latter two are ONNX Runtime's
 CONVOLUTIONS = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})

@@ -108,7 +108,7 @@ class Model:
 
     def graph(self, geometry: Geometry) -> ir.Model:
         """See ``export``."""
-        from dipgo_compile.export import export
+        from dipgo_compile.graphs.export import export
 
         return export(self, geometry)
 

@@ -23,9 +23,9 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from dipgo_compile.graphs.engines import weight_bytes
+from dipgo_compile.graphs.partition import tensor_spec
 from dipgo_compile.graphs.stacking import BOTH, Stacker, at
 from dipgo_compile.graphs.subgraph import boundary
-from dipgo_compile.partition import tensor_spec
 from dipgo_compile.passes.base import Pass, PassResult
 from dipgo_compile.passes.eliminate_dead import EliminateDead
 from dipgo_compile.passes.hoist_prompt import WORK, Cut, cut_at, moved

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
-from dipgo_compile.partition import SCOPES, node_scopes
+from dipgo_compile.graphs.partition import SCOPES, node_scopes
 from dipgo_compile.program import Array
 
 

@@ -8,7 +8,7 @@ import pytest
 from reference import TINY_SD
 
 from dipgo_compile.build import Exported
-from dipgo_compile.export import export
+from dipgo_compile.graphs.export import export
 from dipgo_compile.models.source import load
 from dipgo_compile.rewrites import apply, default_rewrites
 

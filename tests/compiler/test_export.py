@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dipgo_compile.errors import ModelError
-from dipgo_compile.export import trace
+from dipgo_compile.graphs.export import trace
 from dipgo_compile.models.source import load
 
 

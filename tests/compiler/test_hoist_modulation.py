@@ -14,9 +14,9 @@ from toy_denoiser import GUIDANCE, SPECS, toy_mask, toy_schedule
 from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
 from dipgo_compile.build import write
 from dipgo_compile.graphs.engines import engine_files, write_engines
+from dipgo_compile.graphs.partition import partition
 from dipgo_compile.graphs.stacking import ADDED, Stacker, at
 from dipgo_compile.models.source import example_inputs
-from dipgo_compile.partition import partition
 from dipgo_compile.passes.apply_mask import ApplyMask
 from dipgo_compile.passes.base import Sequential
 from dipgo_compile.passes.fold_timestep import FoldTimestep

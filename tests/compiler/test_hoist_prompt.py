@@ -15,10 +15,10 @@ from reference import GUIDANCE_SCALE, assert_parity, make_mask, options
 from toy_denoiser import GUIDANCE, SPECS, toy_mask, toy_model, toy_schedule
 
 from dipgo_compile.build import Exported, check, compile_plan, write
-from dipgo_compile.export import export
+from dipgo_compile.graphs.export import export
+from dipgo_compile.graphs.partition import SCOPES, partition
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import example_inputs
-from dipgo_compile.partition import SCOPES, partition
 from dipgo_compile.passes.apply_mask import ApplyMask
 from dipgo_compile.passes.base import Sequential
 from dipgo_compile.passes.eliminate_dead import EliminateDead

@@ -2,7 +2,7 @@ import pytest
 from toy_denoiser import BLOCKS, SPECS, toy_graph, toy_model
 
 from dipgo_compile.errors import GraphError
-from dipgo_compile.partition import SCOPES, partition
+from dipgo_compile.graphs.partition import SCOPES, partition
 
 
 def test_blocks_and_glue_in_topological_order():

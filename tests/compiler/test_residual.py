@@ -28,7 +28,7 @@ from toy_transformer import (
 from dipgo_compile.build import Exported, check, compile_plan
 from dipgo_compile.errors import MaskError
 from dipgo_compile.executor import Session
-from dipgo_compile.export import export
+from dipgo_compile.graphs.export import export
 from dipgo_compile.graphs.subgraph import evaluate
 from dipgo_compile.mask import Mask, legalize
 from dipgo_compile.models import family_of

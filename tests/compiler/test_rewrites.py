@@ -15,10 +15,10 @@ from toy_denoiser import GUIDANCE, toy_graph, toy_mask, toy_model, toy_schedule
 
 from dipgo_compile.build import Exported, build
 from dipgo_compile.errors import CompileError
-from dipgo_compile.export import export
 from dipgo_compile.graphs.engines import weight_bytes
+from dipgo_compile.graphs.export import export
+from dipgo_compile.graphs.partition import SCOPES, partition
 from dipgo_compile.models.source import example_inputs
-from dipgo_compile.partition import SCOPES, partition
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.rewrites import NAMES, apply, default_rewrites
 from tests.families.tiny import make

@@ -9,7 +9,7 @@ from reference import assert_parity, options
 
 from dipgo_compile.build import Exported
 from dipgo_compile.bundle import open_bundle
-from dipgo_compile.export import export
+from dipgo_compile.graphs.export import export
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.source import load
 from dipgo_compile.program import Combine

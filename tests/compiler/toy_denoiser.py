@@ -14,9 +14,9 @@ from dataclasses import replace
 import onnx.parser
 import onnx_ir as ir
 
+from dipgo_compile.graphs.partition import SCOPES, partition
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models import InputSpec
-from dipgo_compile.partition import SCOPES, partition
 from dipgo_compile.passes.unroll import Guidance, unroll
 from dipgo_compile.program import BlockGraph, Program, TensorSpec
 from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm

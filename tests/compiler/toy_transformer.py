@@ -19,9 +19,9 @@ import onnx.parser
 import onnx_ir as ir
 from toy_denoiser import GUIDANCE, SHAPE, SPECS, toy_mask, toy_schedule
 
+from dipgo_compile.graphs.partition import SCOPES, partition
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import InputSpec
-from dipgo_compile.partition import SCOPES, partition
 from dipgo_compile.passes.unroll import unroll
 from dipgo_compile.program import BlockGraph, Program
 

@@ -19,15 +19,15 @@ from dipgo_compile.backends.base import LoadOptions
 from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
 from dipgo_compile.build import Exported, check, compile_plan, write
 from dipgo_compile.bundle import open_bundle
-from dipgo_compile.export import export
+from dipgo_compile.graphs.export import export
 from dipgo_compile.graphs.float16 import in_precision
+from dipgo_compile.graphs.partition import partition
 from dipgo_compile.macs.counts import count_macs
 from dipgo_compile.mask import Mask, ModelRef
 from dipgo_compile.measure.comparison import TOLERANCES
 from dipgo_compile.measure.example import example_inputs
 from dipgo_compile.models.base import GRANULARITIES
 from dipgo_compile.models.source import Model
-from dipgo_compile.partition import partition
 from dipgo_compile.program import PROLOGUE
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.running.residence import device_sums, touched_by_device, touched_by_host

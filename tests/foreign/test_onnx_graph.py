@@ -14,8 +14,8 @@ from stranger import FREE, Stranger, export_torchscript
 
 from dipgo_compile.errors import GraphError, ModelError
 from dipgo_compile.graphs.foreign import read, specialise, structure_sha256
+from dipgo_compile.graphs.partition import node_scopes
 from dipgo_compile.graphs.scopes import cut, known_scopes, note_scopes
-from dipgo_compile.partition import node_scopes
 
 
 @pytest.mark.parametrize(

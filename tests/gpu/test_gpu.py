@@ -24,7 +24,7 @@ from dipgo_compile.build import BuildOptions, Exported, build
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.compare import compare
 from dipgo_compile.executor import Session
-from dipgo_compile.export import export
+from dipgo_compile.graphs.export import export
 from dipgo_compile.graphs.float16 import in_precision
 from dipgo_compile.mask import Mask, ModelRef
 from dipgo_compile.measure.comparison import TOLERANCES, relative_l2

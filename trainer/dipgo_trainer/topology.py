@@ -13,10 +13,10 @@ def topology_of(model: Model, blocks: Sequence[str], reuse: Reuse = "output") ->
     """Blocks in execution order, with the readers of each and its MACs. Raises ModelError, GraphError, and
     MaskError for blocks without the residual that is to be reused.
     """
-    from dipgo_compile.export import export
+    from dipgo_compile.graphs.export import export
+    from dipgo_compile.graphs.partition import partition
     from dipgo_compile.macs.counts import count_macs
     from dipgo_compile.masks.reuse import check_residuals
-    from dipgo_compile.partition import partition
 
     if reuse == "residual":
         check_residuals(model, blocks)
