@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dipgo_compile.mask import Keep, Mask, ModelRef
 from dipgo_compile.masks import heuristics
 from dipgo_compile.models.source import Model
-from dipgo_compile.schedulers import scheduler_ref
+from dipgo_compile.schedules.schedulers import scheduler_ref
 
 STEPS, SCHEDULER = 50, "ddim"
 DEEPCACHE_INTERVAL = 5

@@ -16,7 +16,7 @@ from dipgo_compile.macs.counts import Macs, count_macs
 from dipgo_compile.mask import Keep, Mask, SchedulerRef
 from dipgo_compile.masks import heuristics
 from dipgo_compile.models.source import Model
-from dipgo_compile.schedule import probe
+from dipgo_compile.schedules.probe import probe
 
 LATER_START = 2  # calls that the row "later-start" goes without
 

@@ -34,11 +34,11 @@ from dipgo_compile.measure.comparison import (
 from dipgo_compile.measure.example import Example, example_inputs
 from dipgo_compile.models import Denoiser
 from dipgo_compile.models.opening import open_built
-from dipgo_compile.noise_level import schedule_of
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE, Runtime
-from dipgo_compile.schedule import Schedule
+from dipgo_compile.schedules.noise_level import schedule_of
+from dipgo_compile.schedules.table import Schedule
 from dipgo_compile.shapes import Shape
 
 if TYPE_CHECKING:

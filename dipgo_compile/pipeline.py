@@ -21,7 +21,7 @@ from dipgo_compile.passes.value_numbering import ValueNumbering
 from dipgo_compile.plan import PassReport
 from dipgo_compile.program import BlockGraph, Program
 from dipgo_compile.rewrites import NAMES
-from dipgo_compile.schedule import Schedule
+from dipgo_compile.schedules.table import Schedule
 
 REQUIRED = frozenset({ApplyMask.name})
 

@@ -23,7 +23,7 @@ from dipgo_compile.graphs.weights import SharedWeights
 from dipgo_compile.mask import Mask
 from dipgo_compile.plan import Part, Plan
 from dipgo_compile.rewrites import apply, default_rewrites
-from dipgo_compile.schedule import Schedule
+from dipgo_compile.schedules.table import Schedule
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dipgo_compile.errors import MaskError
 from dipgo_compile.mask import Mask
 from dipgo_compile.models import Denoiser
-from dipgo_compile.noise_level import as_read, schedule_of
-from dipgo_compile.schedule import Schedule, probe
+from dipgo_compile.schedules.noise_level import as_read, schedule_of
+from dipgo_compile.schedules.probe import probe
+from dipgo_compile.schedules.table import Schedule
 
 
 def check(mask: Mask, model: Denoiser) -> Schedule:

@@ -16,7 +16,7 @@ from dipgo_compile.passes.unroll import IMAGE, LATENTS, Guidance, is_draw
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.plan import Interface, Plan
 from dipgo_compile.program import PROLOGUE, BlockGraph, Program
-from dipgo_compile.schedule import Schedule
+from dipgo_compile.schedules.table import Schedule
 from dipgo_compile.verifier import verify_memory
 
 

@@ -47,7 +47,7 @@ def import_(gates: Path, model: str, scheduler: str | None, steps: int, output: 
     """
     from dipgo_compile.masks.gates import import_gates
     from dipgo_compile.models.source import load
-    from dipgo_compile.schedulers import scheduler_ref
+    from dipgo_compile.schedules.schedulers import scheduler_ref
 
     loaded = load(model, weights=False)
     imported = import_gates(gates, loaded, scheduler_ref(scheduler, loaded, steps))

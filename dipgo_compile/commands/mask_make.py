@@ -16,7 +16,7 @@ from dipgo_compile.commands.onnx_options import (
     size_options,
     take_reading,
 )
-from dipgo_compile.schedulers import NAMES_HELP
+from dipgo_compile.schedules.schedulers import NAMES_HELP
 
 if TYPE_CHECKING:
     from dipgo_compile.mask import Keep, Mask, Reuse
@@ -277,7 +277,7 @@ def _make(
     from dipgo_compile.masks.checks import matching_scopes
     from dipgo_compile.models.opening import open_model
     from dipgo_compile.models.reading import ONNX_CLASS
-    from dipgo_compile.schedulers import scheduler_ref
+    from dipgo_compile.schedules.schedulers import scheduler_ref
 
     loaded = open_model(model, reading=take_reading(onnx), scheduler_config=scheduler_config, weights=weights)
     announce(loaded)

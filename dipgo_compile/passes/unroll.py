@@ -42,7 +42,7 @@ from dipgo_compile.program import (
     TensorSpec,
     Term,
 )
-from dipgo_compile.schedule import Schedule
+from dipgo_compile.schedules.table import Schedule
 
 LATENTS = "latents"
 IMAGE = "image_latents"

@@ -18,7 +18,8 @@ from dipgo_compile.executor import Session
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models.source import Model, example_inputs
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.schedule import Schedule, probe
+from dipgo_compile.schedules.probe import probe
+from dipgo_compile.schedules.table import Schedule
 
 # The plan and PyTorch round differently in float32 (1e-6 a call), and the chain carries it on: 100 times of
 # room. A block that reads a wrong version of a tensor is off by 1e-2 and more.

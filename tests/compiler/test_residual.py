@@ -44,7 +44,7 @@ from dipgo_compile.pipeline import default_passes
 from dipgo_compile.plan import Interface, Plan, Target
 from dipgo_compile.program import PROLOGUE, Combine, Engine, Program, Run
 from dipgo_compile.rewrites import apply, default_rewrites
-from dipgo_compile.schedulers import scheduler_ref
+from dipgo_compile.schedules.schedulers import scheduler_ref
 from dipgo_compile.text import program_text
 from dipgo_compile.verifier import verify_memory
 

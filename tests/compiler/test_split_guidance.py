@@ -26,7 +26,7 @@ from dipgo_compile.program import PROLOGUE, Coefficient, Program
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.running.unguided import unguided
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.schedule import probe
+from dipgo_compile.schedules.probe import probe
 from dipgo_compile.text import program_text
 from tests.compiler.golden import assert_golden
 from tests.compiler.reference import BETAS, SCHEDULERS, assert_parity, random_mask

@@ -19,7 +19,7 @@ from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models import InputSpec
 from dipgo_compile.passes.unroll import Guidance, unroll
 from dipgo_compile.program import BlockGraph, Program, TensorSpec
-from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm
+from dipgo_compile.schedules.table import Schedule, ScheduleStep, ScheduleTerm
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 18]>

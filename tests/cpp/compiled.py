@@ -11,7 +11,7 @@ from dipgo_compile.passes.plan_memory import plan_memory
 from dipgo_compile.passes.unroll import LATENTS, Guidance, is_draw
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.plan import Interface, Plan, Target
-from dipgo_compile.schedule import probe
+from dipgo_compile.schedules.probe import probe
 from tests.compiler.toy_denoiser import BLOCKS, toy_graph, toy_model
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models.source import load, make_scheduler
-from dipgo_compile.schedulers import resolve_scheduler
+from dipgo_compile.schedules.schedulers import resolve_scheduler
 
 CLASSES = {0: "T-shirt, top", 1: "trouser"}
 

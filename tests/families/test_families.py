@@ -32,7 +32,7 @@ from dipgo_compile.program import PROLOGUE
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.running.residence import device_sums, touched_by_device, touched_by_host
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.schedulers import scheduler_ref
+from dipgo_compile.schedules.schedulers import scheduler_ref
 from tests.compiler.reference import assert_parity, options
 from tests.families.tiny import make
 

@@ -14,7 +14,7 @@ from dipgo_compile.cli import main
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.presets import PRESETS
 from dipgo_compile.models.source import load
-from dipgo_compile.schedulers import scheduler_ref
+from dipgo_compile.schedules.schedulers import scheduler_ref
 from scripts import macs_table
 
 MILLION_PARAMETERS = {

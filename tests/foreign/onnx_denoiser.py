@@ -12,7 +12,7 @@ from dipgo_compile.graphs.candidates import pattern_of
 from dipgo_compile.mask import Mask
 from dipgo_compile.models.onnx_file import OnnxModel, open_onnx
 from dipgo_compile.models.reading import Reading
-from dipgo_compile.schedulers import scheduler_ref
+from dipgo_compile.schedules.schedulers import scheduler_ref
 
 STEPS = {"heun": lambda calls: (calls + 1) // 2, "plms": lambda calls: calls - 1}  # the others: as many
 

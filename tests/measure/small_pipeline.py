@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.models.source import load, make_scheduler
-from dipgo_compile.schedulers import resolve_scheduler
+from dipgo_compile.schedules.schedulers import resolve_scheduler
 
 
 def make_mask(source: str, scheduler_class: str, rows: tuple[str, ...]) -> Mask:

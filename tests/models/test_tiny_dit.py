@@ -17,7 +17,7 @@ from dipgo_compile.generate import Job, generate
 from dipgo_compile.mask import Mask, ModelRef
 from dipgo_compile.models.source import executed_scopes, load
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.schedulers import scheduler_ref
+from dipgo_compile.schedules.schedulers import scheduler_ref
 from models.recipes.classifier import load_classifier
 from models.recipes.fashion_mnist import CLASS_NAMES
 from models.recipes.metrics import class_agreement

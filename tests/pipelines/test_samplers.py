@@ -15,7 +15,7 @@ from dipgo_compile.errors import InputError, ScheduleError
 from dipgo_compile.measure.comparison import relative_l2
 from dipgo_compile.program import Array
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.schedulers import KARRAS, SCHEDULER_ALIASES
+from dipgo_compile.schedules.schedulers import KARRAS, SCHEDULER_ALIASES
 
 STEPS, SEED, SCALE = 5, 5, 3.0
 PROMPT = "a photo of a dress"

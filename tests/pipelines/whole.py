@@ -19,7 +19,7 @@ from dipgo_compile.build import BuildOptions, Exported, build
 from dipgo_compile.mask import Mask, ModelRef
 from dipgo_compile.models.presets import SD_BETAS
 from dipgo_compile.models.source import load, load_pipeline, make_scheduler
-from dipgo_compile.schedulers import scheduler_ref
+from dipgo_compile.schedules.schedulers import scheduler_ref
 from tests.families.tiny import DIT, TINY, make_denoiser
 
 ALL_CLASSES = 1000  # DiTPipeline's "no class" is 1000, whatever its model says

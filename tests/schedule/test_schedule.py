@@ -13,7 +13,8 @@ from diffusers.schedulers import scheduling_lcm
 
 from dipgo_compile.errors import ModelError, ScheduleError
 from dipgo_compile.models.presets import SD_BETAS
-from dipgo_compile.schedule import Schedule, probe, shortened
+from dipgo_compile.schedules.probe import probe, shortened
+from dipgo_compile.schedules.table import Schedule
 
 STEPS = 12
 SHAPE = (2, 4, 3, 3)

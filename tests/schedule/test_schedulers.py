@@ -8,7 +8,7 @@ import pytest
 
 from dipgo_compile.errors import ScheduleError
 from dipgo_compile.models.source import load
-from dipgo_compile.schedulers import SCHEDULER_ALIASES, resolve_scheduler, scheduler_ref
+from dipgo_compile.schedules.schedulers import SCHEDULER_ALIASES, resolve_scheduler, scheduler_ref
 
 
 class Described:

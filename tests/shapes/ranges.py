@@ -11,7 +11,7 @@ from dipgo_compile.build import BuildOptions, build
 from dipgo_compile.mask import Mask, ModelRef
 from dipgo_compile.models.source import Model
 from dipgo_compile.runtime import Runtime
-from dipgo_compile.schedulers import scheduler_ref
+from dipgo_compile.schedules.schedulers import scheduler_ref
 from tests.families.tiny import make
 
 STEPS = 4

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dipgo_compile.schedulers import NAMES_HELP
+from dipgo_compile.schedules.schedulers import NAMES_HELP
 from dipgo_trainer.config import TrainConfig
 from dipgo_trainer.losses import CONSISTENCY, SPACES
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dipgo_compile.live import counter
 from torch import Tensor
 
 from dipgo_compile.errors import InputError, MaskError
-from dipgo_compile.live import counter
 from dipgo_compile.mask import Mask, Reuse
 from dipgo_compile.masks.checks import matching_scopes
 from dipgo_compile.models.source import Model, executed_scopes, load, load_pipeline
-from dipgo_compile.schedulers import scheduler_ref
+from dipgo_compile.schedules.schedulers import scheduler_ref
 from dipgo_trainer.config import TrainConfig
 from dipgo_trainer.files import RunFiles, StepRecord
 from dipgo_trainer.samples import (

@@ -22,7 +22,7 @@ from dipgo_compile.executor import aligned
 from dipgo_compile.measure.rows import DENSE, SCHEDULE, SHAPES, Image, Job
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import Array
-from dipgo_compile.schedule import Schedule, ScheduleStep, ScheduleTerm, Start
+from dipgo_compile.schedules.table import Schedule, ScheduleStep, ScheduleTerm, Start
 
 
 def load(job: Job) -> Image:

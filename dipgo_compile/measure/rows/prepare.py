@@ -28,8 +28,8 @@ from dipgo_compile.measure.rows import (
 from dipgo_compile.models import Geometry
 from dipgo_compile.models.onnx_file import OnnxModel
 from dipgo_compile.models.opening import open_built
-from dipgo_compile.noise_level import schedule_of
 from dipgo_compile.program import Engine
+from dipgo_compile.schedules.noise_level import schedule_of
 
 
 def store_inputs(bundle: Bundle, workspace: Path) -> None:

@@ -18,7 +18,8 @@ from dipgo_compile.errors import ScheduleError
 from dipgo_compile.mask import SchedulerRef
 from dipgo_compile.models import Denoiser
 from dipgo_compile.program import TensorSpec
-from dipgo_compile.schedule import Schedule, probe
+from dipgo_compile.schedules.probe import probe
+from dipgo_compile.schedules.table import Schedule
 
 
 def schedule_of(reference: SchedulerRef, model: Denoiser, start_step: int | None = None) -> Schedule:

@@ -19,16 +19,15 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dipgo_compile.errors import DipgoError, ScheduleError
+from dipgo_compile.schedules.table import Kind, Schedule, ScheduleStep, ScheduleTerm, Start
 
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["sample", "noise_pred", "noise"]
 NONLINEAR_OPTIONS = ("clip_sample", "thresholding")
 DRAWS_PER_CALL = 2  # room in the basis; no known scheduler draws noise more than once a call
 # Some schedulers compute in float32 whatever they are given: a few roundings of 6e-8, relative to the terms.
@@ -37,64 +36,6 @@ TOLERANCE = 1e-5
 # Rows are computed in float64: what is left of a coefficient that cancels out is a few roundings of 1e-16.
 CANCELLED = 1e-12
 WAY_OUT = "keep this scheduler on the host: load the bundle and call Runtime.as_unet in your own loop"
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleTerm:
-    """``coefficient`` times a tensor.
-
-    ``index`` is the call for the ``sample`` it starts from (unscaled) and its ``noise_pred``. Draws of
-    ``noise`` are numbered in the order in which the scheduler draws them from its generator.
-    """
-
-    kind: Kind
-    index: int
-    coefficient: float
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleStep:
-    """One denoiser call: it reads ``input_scale * sample``, and the next sample is the sum of ``terms``."""
-
-    timestep: float
-    input_scale: float
-    terms: tuple[ScheduleTerm, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where a loop begins that turns one image into another.
-
-    ``step`` counts inference steps, ``call`` denoiser calls: the first ones of the whole loop that are made.
-    The first sample is ``image`` times the clean latents plus ``noise`` times unit normal noise.
-    """
-
-    step: int
-    call: int
-    image: float
-    noise: float
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """A denoising loop's arithmetic. The first sample is ``init_noise_sigma`` times unit normal noise, unless
-    ``start`` says otherwise; calls are counted from the first that is made.
-
-    ``noise_draws`` counts all draws, also those that no term reads: they advance the generator all the same.
-    Coefficients are float64, but only float32-accurate where the scheduler itself computes in float32.
-    """
-
-    class_name: str
-    num_inference_steps: int
-    init_noise_sigma: float
-    noise_draws: int
-    steps: tuple[ScheduleStep, ...]
-    start: Start | None = None
-
-    @property
-    def timesteps(self) -> tuple[float, ...]:
-        """One per denoiser call."""
-        return tuple(step.timestep for step in self.steps)
 
 
 def probe(

@@ -13,7 +13,7 @@ from typing import Any
 from dipgo_compile.errors import ScheduleError
 from dipgo_compile.mask import SchedulerRef
 from dipgo_compile.models import Denoiser
-from dipgo_compile.schedule import NONLINEAR_OPTIONS, probe
+from dipgo_compile.schedules.probe import NONLINEAR_OPTIONS, probe
 
 PNDM, DPM = "PNDMScheduler", "DPMSolverMultistepScheduler"
 SCHEDULER_ALIASES: dict[str, str] = {
