@@ -18,8 +18,8 @@ from benchmarks.scenarios import (
 )
 from benchmarks.suite import table as suite_table
 from benchmarks.suite.results import SuiteResult
+from dipgo_compile.commands.progress import counter
 from dipgo_compile.errors import DipgoError
-from dipgo_compile.live import counter
 
 QUICK_IMAGES = 100
 

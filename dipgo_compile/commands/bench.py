@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dipgo_compile.backends.base import MEMORY_MODES
+from dipgo_compile.commands.progress import counter
 from dipgo_compile.commands.result import Result, json_option
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ def bench(bundle: Path | None, vs: str | None, model: str | None, result: Result
 
     from dipgo_compile.bench import BenchOptions, find_bundle
     from dipgo_compile.bench import bench as measure
-    from dipgo_compile.live import counter
 
     versus = None if vs is None else tuple(row.strip() for row in vs.split(",") if row.strip())
     chosen = BenchOptions(versus=versus, source=model, **options)

@@ -10,9 +10,9 @@ import click
 
 from dipgo_compile.bundle import CACHE
 from dipgo_compile.commands.onnx_options import announce, onnx_options, take_reading
+from dipgo_compile.commands.progress import Steps
 from dipgo_compile.commands.result import Result, json_option
 from dipgo_compile.models.reading import Reading, is_onnx
-from dipgo_compile.progress import Steps
 from dipgo_compile.shapes import Size, parse_images, parse_sizes
 
 if TYPE_CHECKING:

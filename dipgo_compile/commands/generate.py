@@ -10,9 +10,9 @@ import click
 
 from dipgo_compile.backends.base import MEMORY_MODES
 from dipgo_compile.bundle import MASK
+from dipgo_compile.commands.progress import Steps, counter
 from dipgo_compile.commands.result import Result, json_option
 from dipgo_compile.errors import InputError
-from dipgo_compile.progress import Steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -216,7 +216,6 @@ def _ends(
 def _draw(runtime: Runtime, ends: Ends, jobs: Sequence[Job], **options: Any) -> Iterator[Drawn]:
     """The pictures, with a progress bar over the denoiser calls that compute anything."""
     from dipgo_compile.drawing.draw import batches, draw
-    from dipgo_compile.live import counter
 
     rounds = sum(1 for _ in batches(runtime.shapes, len(jobs)))
     calls = rounds * len(runtime.plan.program.calls_with_runs())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dipgo_compile.commands.progress import counter
 from dipgo_compile.commands.result import Result, json_option
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def verify(
     """
     from dipgo_compile.bundle import open_bundle
     from dipgo_compile.compare import compare
-    from dipgo_compile.live import counter
     from dipgo_compile.measure.comparison import Tolerance, default_tolerance
 
     opened = open_bundle(bundle, verify=False)

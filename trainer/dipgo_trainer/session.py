@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dipgo_compile.live import counter
 from torch import Tensor
 
+from dipgo_compile.commands.progress import counter
 from dipgo_compile.errors import InputError, MaskError
 from dipgo_compile.mask import Mask, Reuse
 from dipgo_compile.masks.checks import matching_scopes
