@@ -14,6 +14,7 @@ import torch
 
 from dipgo_compile.drawing.draw import class_ids
 from dipgo_compile.errors import ModelError
+from dipgo_compile.models.unet2d_condition import REFINER_TIME_IDS
 from dipgo_compile.plan import Plan
 from dipgo_compile.runtime import DEFAULT_GUIDANCE_SCALE
 
@@ -22,6 +23,7 @@ Halves = dict[str, Conditions]
 """By half of a guided batch ("cond", "uncond"), then by name; the leading axis counts images."""
 
 GUIDANCE_EMBEDDING = "timestep_cond"
+AESTHETIC_SCORES = {"cond": 6.0, "uncond": 2.5}  # of 10, by half of the batch: the refiner's pipeline's
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ def stable_diffusion(pipeline: Any, request: Request) -> Halves:
 
 def stable_diffusion_xl(pipeline: Any, request: Request) -> Halves:
     """Stable Diffusion XL: hidden states of two text encoders, the second's pooled output, and the sizes
-    (height, width, crop top, crop left, height, width). Without a negative prompt, the other half is what
-    the pipeline makes of none at all: zeros, unless its config says otherwise.
+    (height, width, crop top, crop left, height, width). Its refiner has the second encoder alone, and an
+    aesthetic score in the place of the second size. Without a negative prompt, the other half is what the
+    pipeline makes of none at all: zeros, unless its config says otherwise.
     """
     negative = [request.negative_prompt] * len(request.prompts) if request.negative_prompt else None
     cond, uncond, pooled, negative_pooled = pipeline.encode_prompt(
@@ -109,10 +112,19 @@ def stable_diffusion_xl(pipeline: Any, request: Request) -> Halves:
         negative_prompt=negative,
     )
     size = (request.height, request.width)
-    sizes = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32).repeat(len(request.prompts), 1)
+    refines = request.shape("time_ids")[1] == REFINER_TIME_IDS
+
+    def sizes(half: str) -> torch.Tensor:
+        row = (*size, 0, 0, AESTHETIC_SCORES[half]) if refines else (*size, 0, 0, *size)
+        return torch.tensor([row], dtype=torch.float32).repeat(len(request.prompts), 1)
+
     return {
-        "cond": {"encoder_hidden_states": cond, "text_embeds": pooled, "time_ids": sizes},
-        "uncond": {"encoder_hidden_states": uncond, "text_embeds": negative_pooled, "time_ids": sizes},
+        "cond": {"encoder_hidden_states": cond, "text_embeds": pooled, "time_ids": sizes("cond")},
+        "uncond": {
+            "encoder_hidden_states": uncond,
+            "text_embeds": negative_pooled,
+            "time_ids": sizes("uncond"),
+        },
     }
 
 

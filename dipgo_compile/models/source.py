@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dipgo_compile.macs.counts import Macs
 
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call the denoiser
+TOKENIZERS = ("tokenizer", "tokenizer_2")  # Stable Diffusion XL's refiner has the second alone
 
 
 @dataclass(frozen=True)
@@ -317,8 +318,8 @@ def _diffusers_class(name: str) -> Any:
 
 
 def _tokens(source: str, index: Mapping[str, Any]) -> int | None:
-    """The length of a prompt's embedding: what the pipeline cuts prompts to, or else its tokenizer. None for
-    class-conditional pipelines, and for denoisers alone.
+    """The length of a prompt's embedding: what the pipeline cuts prompts to, or else its first tokenizer.
+    None for class-conditional pipelines, and for denoisers alone.
     """
     from transformers import AutoTokenizer
 
@@ -326,8 +327,9 @@ def _tokens(source: str, index: Mapping[str, Any]) -> int | None:
     call = {} if pipeline is None else inspect.signature(pipeline.__call__).parameters
     if "max_sequence_length" in call:
         return int(call["max_sequence_length"].default)
+    first = next((name for name in TOKENIZERS if index.get(name, (None,))[0]), TOKENIZERS[0])
     try:
-        return int(AutoTokenizer.from_pretrained(source, subfolder="tokenizer").model_max_length)
+        return int(AutoTokenizer.from_pretrained(source, subfolder=first).model_max_length)
     except Exception:  # transformers raises many kinds for a directory that isn't there
         return None
 

@@ -1,4 +1,4 @@
-"""UNet2DConditionModel: Stable Diffusion 1.x, 2.x and XL, BK-SDM, latent consistency models.
+"""UNet2DConditionModel: Stable Diffusion 1.x, 2.x, XL and its refiner, BK-SDM, latent consistency models.
 
 Which conditions a UNet reads follows from its config. What no prompt gives (IP-Adapter's images) and what
 stands beside the latents (inpainting) is refused.
@@ -24,7 +24,8 @@ _COMPILED: Mapping[str, tuple[str | None, ...]] = {
     "encoder_hid_dim_type": (None, "text_proj"),
     "attention_type": ("default",),
 }
-_TIME_IDS = 6  # SDXL: original size, crop's corner, target size
+BASE_TIME_IDS = 6  # SDXL: original size, crop's corner, target size
+REFINER_TIME_IDS = 5  # its refiner: original size, crop's corner, aesthetic score
 _MICRO_CONDITIONS = ("text_embeds", "time_ids")
 
 
@@ -105,7 +106,18 @@ def _embedded(config: Config, batch: int) -> Iterator[InputSpec]:
     if config.get("time_cond_proj_dim") is not None:
         yield InputSpec("timestep_cond", "condition", floats(config["time_cond_proj_dim"]))
     if config.get("addition_embed_type") == "text_time":
-        pooled = config["projection_class_embeddings_input_dim"]
-        pooled -= _TIME_IDS * config["addition_time_embed_dim"]
+        pooled, time_ids = _micro_conditions(config)
         yield InputSpec("text_embeds", "condition", floats(pooled))
-        yield InputSpec("time_ids", "condition", floats(_TIME_IDS))
+        yield InputSpec("time_ids", "condition", floats(time_ids))
+
+
+def _micro_conditions(config: Config) -> tuple[int, int]:
+    """The width of SDXL's pooled text, and how many numbers it reads beside it.
+
+    The config has only the width of both together. The refiner's one text encoder pools what it gives as
+    hidden states, to the same width; the base model's hidden states are those of two encoders.
+    """
+    together, each = config["projection_class_embeddings_input_dim"], config["addition_time_embed_dim"]
+    refines = together == _text_width(config) + REFINER_TIME_IDS * each
+    time_ids = REFINER_TIME_IDS if refines else BASE_TIME_IDS
+    return together - time_ids * each, time_ids

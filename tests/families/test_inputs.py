@@ -12,7 +12,7 @@ import torch
 from dipgo_trainer.samples import text_conditions
 
 from dipgo_compile.errors import InputError, ModelError
-from dipgo_compile.models import Geometry
+from dipgo_compile.models import Geometry, family_of
 from dipgo_compile.models.source import Model, example_inputs, executed_scopes, load
 from tests.families.tiny import TINY, TOKENS, UNET, make, make_model, save
 
@@ -50,6 +50,32 @@ def test_a_denoiser_takes_its_inputs_in_any_batch(name: str) -> None:
     answer = model.predict(example_inputs(specs))
     assert answer.shape[0] == 3 and answer.shape[2:] == (8, 8)
     assert torch.isfinite(answer).all()
+
+
+@pytest.mark.parametrize(("name", "time_ids"), [("sdxl", 6), ("sdxl-refiner", 5)])
+def test_the_refiner_reads_a_score_in_the_place_of_a_size(name: str, time_ids: int) -> None:
+    """Both configs leave 8 for the pooled text, which is what the encoders of either give."""
+    specs = make(name).inputs(Geometry(2, 8, 8, TOKENS))
+    assert {spec.name: spec.spec.shape for spec in specs[3:]} == {
+        "text_embeds": (2, 8),
+        "time_ids": (2, time_ids),
+    }
+
+
+def test_the_published_configs_of_stable_diffusion_xl() -> None:
+    """stabilityai/stable-diffusion-xl-base-1.0 and -refiner-1.0: either's pooled text has 1280 channels."""
+    published = {
+        "base": {"cross_attention_dim": 2048, "projection_class_embeddings_input_dim": 2816},
+        "refiner": {"cross_attention_dim": 1280, "projection_class_embeddings_input_dim": 2560},
+    }
+    shapes = {}
+    for name, widths in published.items():
+        config = {"in_channels": 4, "out_channels": 4, "addition_embed_type": "text_time", **widths}
+        specs = family_of(UNET_CLASS).inputs(
+            {**config, "addition_time_embed_dim": 256}, Geometry(1, 8, 8, 77)
+        )
+        shapes[name] = [spec.spec.shape for spec in specs[3:]]
+    assert shapes == {"base": [(1, 1280), (1, 6)], "refiner": [(1, 1280), (1, 5)]}
 
 
 def test_conditions_that_forward_takes_in_a_dictionary() -> None:

@@ -45,6 +45,7 @@ _SDXL = {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 6 * 8 + 8,
 }
+_REFINER = {**_SDXL, "projection_class_embeddings_input_dim": 5 * 8 + UNET["cross_attention_dim"]}
 _PIXART = {
     "num_attention_heads": 2,
     "attention_head_dim": 6,
@@ -65,6 +66,7 @@ TINY: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "sd15": (_UNET_CLASS, UNET),
     "sd21": (_UNET_CLASS, {**UNET, "attention_head_dim": (2, 4), "use_linear_projection": True}),
     "sdxl": (_UNET_CLASS, _SDXL),
+    "sdxl-refiner": (_UNET_CLASS, _REFINER),
     "lcm": (_UNET_CLASS, {**UNET, "time_cond_proj_dim": 6}),
     "lcm-sdxl": (_UNET_CLASS, {**_SDXL, "time_cond_proj_dim": 6}),
     "bk-sdm-small": (_UNET_CLASS, {**UNET, "mid_block_type": None}),

@@ -104,6 +104,29 @@ def test_an_unpruned_bundle_is_the_pipeline(
     whole.scheduled(mask)
 
 
+def test_the_refiner_of_stable_diffusion_xl_is_its_pipeline(
+    wholes: Wholes, picture: Image.Image, tmp_path: Path
+) -> None:
+    """It reads an aesthetic score, which is another one in the half without the prompt."""
+    refiner = wholes("stable_diffusion_xl_refiner")
+    mask = refiner.mask(STEPS)
+    (expected,) = refiner.scheduled(mask)(
+        PROMPT,
+        image=picture,
+        strength=0.5,
+        num_inference_steps=STEPS,
+        guidance_scale=SCALE,
+        generator=torch.Generator().manual_seed(SEED),
+    ).images
+    with Runtime.load(refiner.build(mask, tmp_path / "m.dipgo", start_step=3)) as runtime:
+        assert runtime.plan.condition("time_ids").shape == (2, 5)
+        (made,) = generate(
+            runtime, refiner.pipeline, [ImageJob(PROMPT, SEED)], guidance_scale=SCALE, image=picture
+        )
+    pixels = made.pixels.astype(np.int16)
+    np.testing.assert_allclose(pixels, np.asarray(expected, np.int16), atol=GRAY_LEVELS, rtol=0)
+
+
 def test_a_pruned_bundle_is_the_supernet(pruned: Path) -> None:
     compare(pruned, seed=SEED, guidance_scale=SCALE).check()
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from whole import KINDS, Whole, Wholes
+from whole import Whole, Wholes
 
 from dipgo_compile.compare import compare
 from dipgo_compile.drawing.conditions import encode
@@ -31,10 +31,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "dit": {"class_labels": [1]},
     "pixart": {"prompt": PROMPT, "use_resolution_binning": False},
 }
-GUIDED = {kind: kind != "latent_consistency" for kind in KINDS}  # those read the scale as a condition
+GUIDED = {kind: kind != "latent_consistency" for kind in CALLS}  # those read the scale as a condition
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=CALLS)
 def whole(request: pytest.FixtureRequest, wholes: Wholes) -> Whole:
     return wholes(request.param)
 

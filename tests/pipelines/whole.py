@@ -116,6 +116,22 @@ def stable_diffusion_xl() -> Any:
     )
 
 
+def stable_diffusion_xl_refiner() -> Any:
+    """Image to image, with the second text encoder alone."""
+    common = {**_common(), "scheduler": diffusers.EulerDiscreteScheduler(**SD_BETAS)}
+    tokenizer = common.pop("tokenizer")
+    return diffusers.StableDiffusionXLImg2ImgPipeline(
+        unet=_tiny("sdxl-refiner"),
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=_clip(8, projection=8),
+        tokenizer_2=tokenizer,
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        **common,
+    )
+
+
 def dit() -> Any:
     config = {**DIT, "num_embeds_ada_norm": ALL_CLASSES}
     denoiser = make_denoiser("DiTTransformer2DModel", config)
@@ -149,6 +165,7 @@ KINDS: Mapping[str, Callable[[], Any]] = {
         bk_sdm,
         latent_consistency,
         stable_diffusion_xl,
+        stable_diffusion_xl_refiner,
         dit,
         pixart,
     )
