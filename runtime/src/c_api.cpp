@@ -216,6 +216,7 @@ dipgo_status dipgo_plan_get_info(const dipgo_plan* plan, dipgo_plan_info* info) 
         values.has_text_encoder = read.text_encoder.has_value();
         values.has_image_decoder = read.image_decoder.has_value();
         values.tokenizer = loaded.tokenizer.empty() ? nullptr : loaded.tokenizer.c_str();
+        values.split_guidance = read.interface.split;
         hand_out(values, info);
     });
 }

@@ -154,6 +154,7 @@ Json described(const dipgo::Plan& plan) {
     Json shown{{"images", info.images},
                {"timesteps", std::vector<double>(info.timesteps, info.timesteps + info.calls)},
                {"guidance", nullptr},
+               {"split_guidance", info.split_guidance != 0},
                {"guidance_scale", info.guidance_scale},
                {"instructions", info.instructions},
                {"engines", info.engines},

@@ -75,6 +75,7 @@ class PlanInfo(Structure):
         ("has_text_encoder", c_int32),
         ("has_image_decoder", c_int32),
         ("tokenizer", c_char_p),
+        ("split_guidance", c_int32),
     )
 
 

@@ -104,6 +104,7 @@ def test_split_guidance_is_the_same_to_the_last_bit(library: Library, tmp_path, 
     calls: list[int] = []
     loaded = library.load(path, threads=1)
     session = loaded.session(progress=lambda call, _: calls.append(call))
+    assert loaded.info.split_guidance == 1
     assert loaded.tensors(CONDITION) == [("text", "float32", (4, 1, 2, 2))]
     assert [shape for role in (SAMPLE, NOISE_PRED) for _, _, shape in loaded.tensors(role)] == [
         (4, 1, 2, 2)

@@ -55,7 +55,7 @@ def refused(call, *arguments, status: int = INPUT, **keywords) -> str:
 
 def test_versions(library: Library):
     assert library.dipgo_version().decode() == __version__
-    assert library.dipgo_api_version() == 2
+    assert library.dipgo_api_version() == 3
     assert library.dipgo_status_name(BUSY) == b"DIPGO_BUSY"
 
 
@@ -63,7 +63,7 @@ def test_a_plan_says_what_it_reads_and_writes(plan):
     info = plan.info
     assert (info.images, info.calls, info.instructions, info.engines) == (1, 4, 13, 2)
     assert tuple(info.timesteps[: info.calls]) == toy.TIMESTEPS
-    assert GUIDANCE[info.guidance] == ("uncond", "cond")
+    assert (GUIDANCE[info.guidance], info.split_guidance) == (("uncond", "cond"), 0)
     assert (info.has_text_encoder, info.has_image_decoder, info.tokenizer) == (0, 0, None)
     assert plan.tensors(LATENTS) == [("latents", "float32", toy.LATENTS)]
     assert plan.tensors(CONDITION) == [("text", "float32", toy.TEXT)]

@@ -1,7 +1,7 @@
 /* libdipgo: runs the bundles that `dipgo-compile build` writes. The C interface.
  *
- * A plan is a loaded bundle, or one shape of it: its engines and weights. A session is an arena of its own over a plan's engines; it
- * makes one image at a time. Two rules hold for everything here:
+ * A plan is a loaded bundle, or one shape of it: its engines and weights. A session is an arena of its own over a
+ * plan's engines; it makes one image at a time. Two rules hold for everything here:
  *
  * Ownership. What a function reads (paths, arrays, parameter structures) stays the caller's and is copied before
  * the function returns. What it hands out by pointer (names, shapes, timesteps) belongs to the plan and lives until
@@ -37,7 +37,7 @@ extern "C" {
 
 /* Grows with every addition; what exists is not changed. A program that was compiled against version N runs with
  * every library of version N or later. */
-#define DIPGO_API_VERSION 2
+#define DIPGO_API_VERSION 3
 
 /* The first ones are the exit codes of the command line. */
 typedef enum dipgo_status DIPGO_ENUM {
@@ -168,6 +168,8 @@ typedef struct dipgo_plan_info {
     int32_t has_text_encoder;  /* 1: dipgo_session_encode works */
     int32_t has_image_decoder; /* 1: dipgo_session_decode works */
     const char *tokenizer;     /* path of tokenizer.json (Hugging Face tokenizers' own format), or NULL */
+    int32_t split_guidance;    /* 1: the halves of a guided batch are computed one after the other, and at a
+                                  guidance scale of 1 the conditional one alone. Since version 3 */
 } dipgo_plan_info;
 
 /* Fill in what `info->size` has room for. Fails with DIPGO_ERROR_INPUT. */
