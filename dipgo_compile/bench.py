@@ -133,7 +133,7 @@ def bench(
     bundle = open_bundle(path).shaped(options.shape)
     usual = ("dense",) if bundle.plan.model["class"] == ONNX_CLASS else ("dense", "torch")
     names = ("plan", *dict.fromkeys(usual if options.versus is None else options.versus))
-    images = bundle.plan.program.specs[bundle.plan.interface.latents].shape[0]
+    images = bundle.plan.shape.images
     count = _Counter(len(names) * (1 + options.warmup + options.repeats), progress)
     with tempfile.TemporaryDirectory(prefix="dipgo-bench-") as workspace:
         job = _job(bundle, options, workspace)
@@ -217,7 +217,6 @@ def _job(bundle: Bundle, options: BenchOptions, workspace: str) -> Job:
 
 def _scenario(bundle: Bundle, job: Job, options: BenchOptions, command: Sequence[str]) -> dict[str, Any]:
     plan, mask = bundle.plan, Mask.load(bundle.path / MASK)
-    images, _, height, width = plan.program.specs[plan.interface.latents].shape
     return {
         "bundle": bundle.path.name,
         "model": job.source,
@@ -230,8 +229,8 @@ def _scenario(bundle: Bundle, job: Job, options: BenchOptions, command: Sequence
         "macs": dict(plan.macs),
         "scheduler": plan.schedule["class"],
         "steps": plan.schedule["num_inference_steps"],
-        "images": images,
-        "latents": [height, width],
+        "images": plan.shape.images,
+        "latents": [plan.shape.height, plan.shape.width],
         "guidance": job.guidance_scale,
         "split_guidance": plan.interface.split,
         "threads": job.threads,

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dipgo_compile.backends.base import MEMORY_MODES
+from dipgo_compile.commands.bundle_options import (
+    guidance_scale_option,
+    memory_option,
+    model_option,
+    shape_option,
+    threads_option,
+)
 from dipgo_compile.commands.progress import counter
 from dipgo_compile.commands.result import Result, json_option
 
@@ -30,23 +36,11 @@ if TYPE_CHECKING:
 @click.option(
     "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Images before them."
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of every row.  [default: the physical cores]"
-)
-@click.option(
-    "--memory",
-    type=click.Choice(MEMORY_MODES),
-    default="balanced",
-    show_default=True,
-    help="How the plan trades memory for speed: see Runtime.load.",
-)
-@click.option("--guidance-scale", type=float, default=7.5, show_default=True)
-@click.option("--model", help="The model's place, if it isn't where the bundle was built from.")
-@click.option(
-    "--shape",
-    metavar="IMAGESxHEIGHTxWIDTH",
-    help="Of a bundle for several: the one to time.  [default: the largest]",
-)
+@threads_option("Threads of every row.")
+@memory_option("How the plan trades memory for speed: see Runtime.load.")
+@guidance_scale_option
+@model_option
+@shape_option("time.  [default: the largest]")
 @json_option("the result")
 def bench(bundle: Path | None, vs: str | None, model: str | None, result: Result, **options: Any) -> None:
     """Time BUNDLE (or the only one here) against the unpruned model, in turns, each in a process of its

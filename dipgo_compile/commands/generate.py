@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dipgo_compile.backends.base import MEMORY_MODES
 from dipgo_compile.bundle import MASK
+from dipgo_compile.commands.bundle_options import (
+    bundle_argument,
+    memory_option,
+    negative_prompt_option,
+    threads_option,
+)
 from dipgo_compile.commands.progress import Steps, counter
 from dipgo_compile.commands.result import Result, json_option
 from dipgo_compile.errors import InputError
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@bundle_argument
 @click.option(
     "--prompt",
     "prompts",
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
     required=True,
     help="What to draw; a class name or number for class-conditional models. Can be given more than once.",
 )
-@click.option("--negative-prompt", default="", help="What to keep away from.")
+@negative_prompt_option
 @click.option(
     "--seed",
     type=int,
@@ -51,14 +56,8 @@ if TYPE_CHECKING:
 )
 @click.option("--width", type=click.IntRange(min=1), help="Likewise.")
 @click.option("--guidance-scale", type=float, help="Strength of the prompt.  [default: the mask's, else 7.5]")
-@click.option(
-    "--memory",
-    type=click.Choice(MEMORY_MODES),
-    default="balanced",
-    show_default=True,
-    help="low gives memory back as soon as it is read; fast fills it before the first image.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads.  [default: the physical cores]")
+@memory_option("low gives memory back as soon as it is read; fast fills it before the first image.")
+@threads_option("Threads.")
 @click.option(
     "--affinity",
     help='Processors of all threads but the first: "1,2;3-4" puts the second on processors 1 and 2, the '

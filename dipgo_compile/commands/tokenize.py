@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from dipgo_compile.commands.bundle_options import bundle_argument, negative_prompt_option
 from dipgo_compile.errors import InputError
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@bundle_argument
 @click.option(
     "--prompt",
     "prompts",
@@ -19,7 +20,7 @@ from dipgo_compile.errors import InputError
     required=True,
     help="What to draw. Of a bundle that draws several images together, one each, or one for all.",
 )
-@click.option("--negative-prompt", default="", help="What to keep away from.")
+@negative_prompt_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: input_ids, and the order of the halves.")
 def tokenize(bundle: Path, prompts: tuple[str, ...], negative_prompt: str, as_json: bool) -> None:
     """Print what the text encoder of BUNDLE reads: a line of token ids for each sample of the denoiser.

@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dipgo_compile.commands.bundle_options import (
+    bundle_argument,
+    guidance_scale_option,
+    model_option,
+    shape_option,
+    threads_option,
+)
 from dipgo_compile.commands.progress import counter
 from dipgo_compile.commands.result import Result, json_option
 
@@ -15,11 +22,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--model", help="The model's place, if it isn't where the bundle was built from.")
+@bundle_argument
+@model_option
 @click.option("--prompt", help="Real text instead of random conditions; the model needs a text encoder.")
 @click.option("--seed", default=0, show_default=True, help="Of the noise and the random conditions.")
-@click.option("--guidance-scale", type=float, default=7.5, show_default=True)
+@guidance_scale_option
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
@@ -36,14 +43,8 @@ if TYPE_CHECKING:
     "--precision",
     help="Compute in this one, not the bundle's: fp32 shows whether a plan is right apart from rounding.",
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of the plan.  [default: the physical cores]"
-)
-@click.option(
-    "--shape",
-    metavar="IMAGESxHEIGHTxWIDTH",
-    help="Of a bundle for several: the one to compare.  [default: all, one after the other]",
-)
+@threads_option("Threads of the plan.")
+@shape_option("compare.  [default: all, one after the other]")
 @json_option("the result; of several shapes a list of them, as `shapes`, and whether all have `passed`")
 def verify(
     bundle: Path,

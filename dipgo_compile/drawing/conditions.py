@@ -65,7 +65,8 @@ def encode(
             available=[" + ".join(sorted(kind)) for kind in KINDS],
             mend="encode them yourself and call dipgo_compile.Runtime.denoise",
         )
-    height, width = (size * _scale_factor(pipeline) for size in _latent_size(plan))
+    factor = _scale_factor(pipeline)
+    height, width = plan.shape.height * factor, plan.shape.width * factor
     with torch.no_grad():
         halves = make(pipeline, Request(plan, tuple(prompts), negative_prompt, height, width))
     order = plan.interface.guidance or ("cond",)
@@ -160,11 +161,6 @@ KINDS: dict[frozenset[str], Callable[[Any, Request], Halves]] = {
     frozenset({"encoder_hidden_states", "encoder_attention_mask", "resolution", "aspect_ratio"}): pixart,
 }
 """By the names of the conditions; the embedded guidance scale may come on top of any."""
-
-
-def _latent_size(plan: Plan) -> tuple[int, int]:
-    _, _, height, width = plan.program.specs[plan.interface.latents].shape
-    return height, width
 
 
 def _scale_factor(pipeline: Any) -> int:

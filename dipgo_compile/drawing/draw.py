@@ -1,7 +1,7 @@
 """From prompts to images: the same way round whether PyTorch is at its ends or the bundle itself.
 
 The ends make conditions of prompts and pixels of latents; between them are the noise of a seed (``noise.py``)
-and the runtime's denoising loop. ``bundle_pipeline.py`` has the ends that a bundle brings, ``generate.py``
+and the runtime's denoising loop. ``bundled.py`` has the ends that a bundle brings, ``generate.py``
 those of a diffusers pipeline.
 """
 
@@ -145,7 +145,7 @@ def batches(
 
 def images_together(plan: Plan) -> int:
     """How many images a bundle denoises together."""
-    return plan.program.specs[plan.interface.latents].shape[0]
+    return plan.shape.images
 
 
 def check_image(plan: Plan, given: bool) -> None:
