@@ -130,11 +130,10 @@ def draw(mask: Mask, pipeline: Any, options: Options, progress: Callable[[int, i
             for done, start in enumerate(starts):
                 progress(done, len(starts))
                 batch = slice(start, start + options.batch)
-                conditions = encode(pipeline, plan, prompts[batch], "")
+                encoded = encode(pipeline, plan, prompts[batch], "")
+                conditions: dict[str, Any] = {name: value.numpy() for name, value in encoded.items()}
                 latents = runtime.denoise(
-                    noise[batch].numpy(),
-                    guidance_scale=options.guidance_scale,
-                    **{name: value.numpy() for name, value in conditions.items()},
+                    noise[batch].numpy(), guidance_scale=options.guidance_scale, **conditions
                 )
                 scaled = torch.from_numpy(latents) / pipeline.vae.config.scaling_factor
                 pixels = pipeline.vae.decode(scaled, return_dict=False)[0]
