@@ -148,6 +148,11 @@ def test_without_pytorch_dense_is_all_there_is_to_compare_with(run: Run, today: 
     assert [row["name"] for row in rows] == ["plan", "dense"]
 
 
+# What torch says of its older exporter, which the page uses.
+@pytest.mark.filterwarnings(
+    "ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning"
+)
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean")
 def test_the_page_runs(run: Run, repository: Path) -> None:
     """The worked example of docs/foreign-onnx.md, as it stands."""
     page = (repository / "docs" / "foreign-onnx.md").read_text(encoding="utf-8")
