@@ -51,7 +51,11 @@ if TYPE_CHECKING:
     help="onnxruntime, or openvino, which is faster in bf16 on processors that have it.",
 )
 @click.option(
-    "--target", default="cpu", show_default=True, help="cpu, or cuda where the backend is onnxruntime."
+    "--target",
+    "provider",
+    default="cpu",
+    show_default=True,
+    help="cpu, or cuda where the backend is onnxruntime.",
 )
 @click.option(
     "--precision",
@@ -166,22 +170,9 @@ def build(
         from dipgo_compile.build import BuildOptions
         from dipgo_compile.build import build as compile_mask
 
-        chosen = BuildOptions(
-            height=None if sizes else options["height"],
-            width=None if sizes else options["width"],
-            batches=batches,
-            sizes=sizes,
-            guidance=options["guidance"],
-            split_guidance=options["split_guidance"],
-            start_step=options["start_step"],
-            disabled=options["disabled"],
-            provider=options["target"],
-            precision=options["precision"],
-            backend=options["backend"],
-            fuse=options["fuse"],
-            max_engines=options["max_engines"],
-            pipeline=options["pipeline"],
-        )
+        if sizes:  # the first was for reading the file
+            options |= {"height": None, "width": None}
+        chosen = BuildOptions(batches=batches, sizes=sizes, **options)
         report = compile_mask(
             loaded,
             source=model,

@@ -18,6 +18,11 @@ guidance_scale_option = click.option("--guidance-scale", type=float, default=7.5
 negative_prompt_option = click.option("--negative-prompt", default="", help="What to keep away from.")
 
 
+def prompts_option(about: str) -> Option:
+    """``--prompt``, any number of them, which arrive as ``prompts``."""
+    return click.option("--prompt", "prompts", multiple=True, required=True, help=about)
+
+
 def threads_option(about: str) -> Option:
     """``--threads``, which arrives as None unless given."""
     return click.option(

@@ -13,6 +13,7 @@ from dipgo_compile.commands.bundle_options import (
     bundle_argument,
     memory_option,
     negative_prompt_option,
+    prompts_option,
     threads_option,
 )
 from dipgo_compile.commands.progress import Steps, counter
@@ -28,12 +29,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @bundle_argument
-@click.option(
-    "--prompt",
-    "prompts",
-    multiple=True,
-    required=True,
-    help="What to draw; a class name or number for class-conditional models. Can be given more than once.",
+@prompts_option(
+    "What to draw; a class name or number for class-conditional models. Can be given more than once."
 )
 @negative_prompt_option
 @click.option(

@@ -7,19 +7,13 @@ from pathlib import Path
 
 import click
 
-from dipgo_compile.commands.bundle_options import bundle_argument, negative_prompt_option
+from dipgo_compile.commands.bundle_options import bundle_argument, negative_prompt_option, prompts_option
 from dipgo_compile.errors import InputError
 
 
 @click.command()
 @bundle_argument
-@click.option(
-    "--prompt",
-    "prompts",
-    multiple=True,
-    required=True,
-    help="What to draw. Of a bundle that draws several images together, one each, or one for all.",
-)
+@prompts_option("What to draw. Of a bundle that draws several images together, one each, or one for all.")
 @negative_prompt_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: input_ids, and the order of the halves.")
 def tokenize(bundle: Path, prompts: tuple[str, ...], negative_prompt: str, as_json: bool) -> None:
