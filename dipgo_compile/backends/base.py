@@ -95,12 +95,10 @@ class Memory(Protocol):
 class Backend(Protocol):
     """An execution provider in one precision. ``registry.py`` lists them."""
 
-    def prepare(self, bundle: Bundle) -> bool:
+    def prepare(self, bundle: Bundle) -> None:
         """Keep beside the bundle what makes opening it faster on this machine, unless it is there and
-        unaltered. Opening does so too; a build does it so that nobody waits then.
-
-        Answers whether it is there now: a disk may be full, or the bundle in a place where nothing can be
-        written. Raises BackendError for an engine that can't be opened.
+        unaltered, or can't be written. Opening does so too; a build does it so that nobody waits then. Raises
+        BackendError for an engine that can't be opened.
         """
         ...
 

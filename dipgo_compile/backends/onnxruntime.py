@@ -104,9 +104,9 @@ class OnnxRuntimeBackend:
         if provider == "cuda":
             ort.preload_dlls()  # those of NVIDIA's packages, where the system has none
 
-    def prepare(self, bundle: Bundle) -> bool:
+    def prepare(self, bundle: Bundle) -> None:
         """See ``Backend.prepare``: the cache of ``prepack.py``, on a CPU."""
-        return self._prepared(bundle, verify=True) is not None
+        self._prepared(bundle, verify=True)
 
     def open(self, bundle: Bundle, options: LoadOptions) -> Mapping[str, EngineSession]:
         """Load every engine, packed for this processor where that can be. Raises BackendError when ONNX

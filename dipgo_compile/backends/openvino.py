@@ -54,11 +54,10 @@ class OpenVinoBackend:
         self._core = ov.Core()
         self._core.set_property({"ENABLE_MMAP": True})
 
-    def prepare(self, bundle: Bundle) -> bool:
+    def prepare(self, bundle: Bundle) -> None:
         """See ``Backend.prepare``. Nothing is kept: OpenVINO's own cache would hold the weights once for each
         engine.
         """
-        return True
 
     def open(self, bundle: Bundle, options: LoadOptions) -> Mapping[str, EngineSession]:
         """Compile every engine. Raises BackendError when OpenVINO refuses one, InputError for an affinity."""
