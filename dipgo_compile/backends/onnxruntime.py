@@ -166,7 +166,7 @@ class OnnxRuntimeBackend:
             return None
         return cache
 
-    def _save(self, engine: str, portable: Path, target: Path, entries: Mapping[str, str]) -> None:
+    def _save(self, engine: str, portable: Path | bytes, target: Path, entries: Mapping[str, str]) -> None:
         options = session_options()
         options.optimized_model_filepath = str(target)
         for name, value in entries.items():

@@ -4,7 +4,8 @@ Opening a portable engine optimises its graph and copies every large weight into
 read: seconds, and a private copy for every engine that uses the weight. Here that work is done once.
 ``BUNDLE/cache/KEY/`` holds the optimised engines, those of all shapes, over one ``weights.bin``, in which
 each tensor, packed or not, lies once however many engines read it. Sessions map the file, so its pages are
-shared by all engines and all processes, and the kernel may drop them.
+shared by all engines and all processes, and the kernel may drop them. Engines that use the same weights are
+optimised and packed together (``joined.py``).
 
 Such a cache is only good for the ONNX Runtime and the processor it was made with: both are in its key, with
 the hashes of the engines. It can be deleted at any time. Making one takes the ``onnx`` package; a machine
@@ -19,13 +20,13 @@ import mmap
 import os
 import platform
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Self
 
 import onnxruntime as ort
 
@@ -41,13 +42,15 @@ MANIFEST = "manifest.json"
 MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the ONNX file
 ALIGNMENT = 4096  # of a tensor in the weight file: a page, so that none is mapped for two tensors
 KEY_LENGTH = 12  # hexadecimal digits
+SAMPLE_BYTES = 64
+CHUNK_BYTES = 1 << 20  # compared at once
 PACKED = "prepacked_"
 """ONNX Runtime's key for a packed form of a tensor in ``external_data``: ``NAME|OFFSET;LENGTH;CHECKSUM|...``,
 one part for each buffer of the packed form."""
 
-OpenEngine = Callable[[str, Path, Path, Mapping[str, str]], object]
-"""Makes a session of the named engine, from the first path, that saves its optimised graph at the second,
-with these session options.
+OpenEngine = Callable[[str, Path | bytes, Path, Mapping[str, str]], object]
+"""Makes a session of the named engine, from its file or its content, that saves its optimised graph at the
+path, with these session options.
 """
 
 
@@ -96,12 +99,12 @@ class EngineCache:
         try:
             staging.mkdir(parents=True)
             with (
-                (staging / WEIGHTS).open("wb") as stream,
+                (staging / WEIGHTS).open("w+b") as stream,
+                _Store(stream) as store,
                 closing(self._saved(staging, open_engine)) as saved,  # so nothing writes on after a failure
             ):
-                store = _Store(stream)
-                for target in saved:
-                    _move_weights(target, store)
+                for each in saved:
+                    _take_apart(each.graph, each.files, store)
             records = {WEIGHTS: store.record()}
             records |= {file.name: record(file) for file in staging.iterdir() if file.name != WEIGHTS}
             manifest = {name: asdict(entry) for name, entry in sorted(records.items())}
@@ -113,25 +116,48 @@ class EngineCache:
             shutil.rmtree(staging, ignore_errors=True)
             raise
 
-    def _saved(self, directory: Path, open_engine: OpenEngine) -> Generator[Path]:
-        """Every engine as ONNX Runtime saves it, with weights of its own beside it. The next one is made
-        while the caller works on the last.
-        """
+    def _saved(self, directory: Path, open_engine: OpenEngine) -> Generator[_Saved]:
+        """The engines as ONNX Runtime saves them. The next are made while the caller works on the last."""
+        import onnx
 
-        def save(file: str) -> Path:
+        from dipgo_compile.backends import joined
+
+        def alone(file: str) -> _Saved:
             target = directory / file
             open_engine(engines[file], self.bundle.path / file, target, _saving(target))
-            return target
+            return _Saved(target, [file])
+
+        def together(files: list[str]) -> _Saved:
+            target = directory / files[0]
+            graph = joined.join([models.pop(file) for file in files]).SerializeToString()
+            folder = {"session.model_external_initializers_file_folder_path": str(self.bundle.path)}
+            open_engine(", ".join(engines[file] for file in files), graph, target, _saving(target) | folder)
+            return _Saved(target, files)
+
+        def save(files: list[str]) -> list[_Saved]:
+            if len(files) > 1:
+                with suppress(BackendError):  # refused together: alone, the one to blame is named
+                    return [together(files)]
+            return [alone(file) for file in files]
 
         engines = engine_names(self.bundle)
-        first, *rest = engines
-        with ThreadPoolExecutor(1) as ahead:  # one: every engine on its way takes disk and memory
+        models = {file: onnx.load(self.bundle.path / file, load_external_data=False) for file in engines}
+        first, *rest = joined.group(models)
+        with ThreadPoolExecutor(1) as ahead:  # one: every group on its way takes disk and memory
             coming = ahead.submit(save, first)
             for following in rest:
-                target = coming.result()
+                saved = coming.result()
                 coming = ahead.submit(save, following)
-                yield target
-            yield coming.result()
+                yield from saved
+            yield from coming.result()
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A graph as ONNX Runtime saved it, with weights of its own beside it, and the engines that it is."""
+
+    graph: Path
+    files: list[str]
 
 
 def can_make() -> bool:
@@ -163,28 +189,54 @@ def _processor() -> str:
 
 
 class _Store:
-    """The weight file while it is written. Equal bytes are stored once."""
+    """The weight file while it is written and hashed. Equal bytes are stored once."""
 
     def __init__(self, stream: IO[bytes]) -> None:
+        """``stream`` can be read, too."""
         self._stream, self._end, self._sha256 = stream, 0, hashlib.sha256()
-        self._places: dict[bytes, int] = {}
+        self._places: dict[tuple[int, bytes, bytes], list[int]] = {}
+        self._hashing = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hashing.shutdown()
 
     def add(self, data: memoryview) -> int:
         """The offset at which the bytes lie."""
-        digest = hashlib.sha256(data).digest()
-        if digest not in self._places:
-            self._append(bytes(-self._end % ALIGNMENT))
-            self._places[digest] = self._end
-            self._append(data)
-        return self._places[digest]
+        places = self._places.setdefault(_sample(data), [])
+        for place in places:
+            if self._holds(place, data):
+                return place
+        self._append(bytes(-self._end % ALIGNMENT))
+        places.append(self._end)
+        self._append(data)
+        return places[-1]
 
     def record(self) -> FileRecord:
         return FileRecord(self._end, self._sha256.hexdigest())
 
+    def _holds(self, place: int, data: memoryview) -> bool:
+        self._stream.flush()
+        return all(
+            os.pread(self._stream.fileno(), CHUNK_BYTES, place + at)[: len(data) - at]
+            == bytes(data[at : at + CHUNK_BYTES])
+            for at in range(0, len(data), CHUNK_BYTES)
+        )
+
     def _append(self, data: bytes | memoryview) -> None:
-        self._stream.write(data)
-        self._sha256.update(data)
+        hashed = self._hashing.submit(self._sha256.update, data)  # while it is written
+        try:
+            self._stream.write(data)
+        finally:
+            hashed.result()
         self._end += len(data)
+
+
+def _sample(data: memoryview) -> tuple[int, bytes, bytes]:
+    """What equal tensors have in common, read in no time."""
+    return len(data), bytes(data[:SAMPLE_BYTES]), bytes(data[-SAMPLE_BYTES:])
 
 
 def _weights_beside(engine: Path) -> Path:
@@ -200,12 +252,14 @@ def _saving(engine: Path) -> dict[str, str]:
     }
 
 
-def _move_weights(engine: Path, store: _Store) -> None:
-    """Move the weights of a saved engine into the store."""
+def _take_apart(saved: Path, files: Sequence[str], store: _Store) -> None:
+    """Move the weights of a saved graph into the store, and write its engines, which lie beside it then."""
     import onnx
 
-    weights = _weights_beside(engine)
-    model = onnx.load(engine, load_external_data=False)
+    from dipgo_compile.backends import joined
+
+    weights = _weights_beside(saved)
+    model = onnx.load(saved, load_external_data=False)
     if weights.exists() and weights.stat().st_size:
         with (
             weights.open("rb") as stream,
@@ -216,7 +270,9 @@ def _move_weights(engine: Path, store: _Store) -> None:
                 if tensor.data_location == onnx.TensorProto.EXTERNAL:
                     _move(tensor, data, store)
         weights.unlink()
-    engine.write_bytes(model.SerializeToString())
+    engines = [model] if len(files) == 1 else joined.split(model, len(files))
+    for file, engine in zip(files, engines, strict=True):
+        saved.with_name(file).write_bytes(engine.SerializeToString())
 
 
 def _move(tensor: onnx.TensorProto, data: memoryview, store: _Store) -> None:
