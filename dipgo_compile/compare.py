@@ -52,6 +52,7 @@ def compare(
     path: str | Path,
     *,
     source: str | None = None,
+    model: Denoiser | None = None,
     seed: int = 0,
     prompt: str | None = None,
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
@@ -61,8 +62,8 @@ def compare(
     shape: Shape | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the bundle at ``path`` with its model (or with ``source``) under its own mask, in one
-    ``shape``, by default that of plan.json.
+    """Compare the bundle at ``path`` with its model (or with ``source``, or an opened ``model``) under its own
+    mask, in one ``shape``, by default that of plan.json.
 
     Noise and conditions are drawn from ``seed``; with ``prompt`` the pipeline's text encoder makes the
     conditions. ``precision`` overrides the one that the plan computes in, and chooses the default tolerance:
@@ -73,7 +74,7 @@ def compare(
 
     with Runtime.load(path, threads=threads, precision=precision, shape=shape) as runtime:
         plan, mask = runtime.plan, Mask.load(Path(path) / MASK)
-        model = open_built(plan, source)
+        model = model or open_built(plan, source)
         schedule = schedule_of(mask.scheduler, model, plan.schedule.get("start_step"))
         made = mask if schedule.start is None else mask.from_call(schedule.start.call)
         scale = None if plan.interface.guidance is None else guidance_scale

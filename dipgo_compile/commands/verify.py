@@ -64,6 +64,7 @@ def verify(
     from dipgo_compile.bundle import open_bundle
     from dipgo_compile.compare import compare
     from dipgo_compile.measure.comparison import Tolerance, default_tolerance
+    from dipgo_compile.models.opening import open_built
 
     opened = open_bundle(bundle, verify=False)
     shapes = [opened.shapes.parse(shape)] if shape is not None else list(opened.shapes)
@@ -74,7 +75,8 @@ def verify(
             usual.noise_pred if tolerance is None else tolerance,
             usual.latents if latents_tolerance is None else latents_tolerance,
         )
-    options |= {"source": model, "tolerance": accepted, "precision": precision}
+    options |= {"tolerance": accepted, "precision": precision}
+    options |= {"model": open_built(opened.plan, model)}  # once, for all shapes
     with counter("denoiser calls compared") as progress:
 
         def count(done: int, calls: int) -> None:

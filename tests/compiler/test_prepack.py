@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import onnx
 import pytest
 from reference import make_mask
 
-from dipgo_compile.backends import onnxruntime, prepack
+from dipgo_compile.backends import joined, onnxruntime, prepack
 from dipgo_compile.backends.base import MEMORY_MODES
+from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
 from dipgo_compile.backends.prepack import EngineCache
 from dipgo_compile.build import build
 from dipgo_compile.bundle import CACHE, WEIGHTS, Bundle, open_bundle
-from dipgo_compile.errors import InputError
+from dipgo_compile.errors import BackendError, InputError
 from dipgo_compile.measure.example import example_inputs
 from dipgo_compile.program import Array
 from dipgo_compile.runtime import Runtime
@@ -59,6 +61,19 @@ def cache_of(path: Path) -> EngineCache:
     return EngineCache.of(open_bundle(path, verify=False))
 
 
+def stored(graph: onnx.GraphProto, directory: Path) -> list[list[bytes]]:
+    """The bytes of every weight, and of its packed forms."""
+    weights = np.memmap(directory / WEIGHTS, np.uint8, mode="r")
+    found = []
+    for tensor in graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        packed = [value.split("|")[1:] for key, value in entries.items() if key.startswith(prepack.PACKED)]
+        places = [(entries["offset"], entries["length"])] if entries else []
+        places += [tuple(part.split(";")[:2]) for parts in packed for part in parts]
+        found.append([weights[int(at) : int(at) + int(size)].tobytes() for at, size in places])
+    return sorted(found)
+
+
 def test_build_makes_it_and_it_computes_the_same(pristine: Path, portable: Array) -> None:
     assert cache_of(pristine).check(contents=True)
     np.testing.assert_allclose(denoise(pristine), portable, rtol=1e-5, atol=1e-5)
@@ -81,6 +96,34 @@ def test_every_weight_is_stored_once(pristine: Path) -> None:
                 assert int(entries["offset"]) + int(entries["length"]) <= size
                 shared.setdefault(entries["offset"], set()).add(name)
     assert sum(len(names) == 2 for names in shared.values()) > 50
+
+
+def test_engines_packed_together_are_what_each_is_alone(
+    pristine: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined, "group", lambda models: [[file] for file in models])
+    shutil.rmtree(bundle / CACHE)
+    alone = denoise(bundle)
+    monkeypatch.undo()
+    ours, others = cache_of(pristine).directory, cache_of(bundle).directory
+    for file in (f"pattern{number}.onnx" for number in range(3)):
+        graphs = [onnx.load(cache / file, load_external_data=False).graph for cache in (ours, others)]
+        nodes = [Counter((node.domain, node.op_type) for node in graph.node) for graph in graphs]
+        assert nodes[0] == nodes[1]
+        assert stored(graphs[0], ours) == stored(graphs[1], others)
+    np.testing.assert_array_equal(denoise(pristine), alone)
+
+
+def test_an_engine_that_is_refused_is_named(bundle: Path) -> None:
+    shutil.rmtree(bundle / CACHE)
+    opened, file = open_bundle(bundle, verify=False), bundle / "pattern1.onnx"
+    model = onnx.load(file, load_external_data=False)
+    model.graph.node[0].op_type = "Nonsense"
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(BackendError, match="refuses the engine 'pattern1'") as caught:
+        OnnxRuntimeBackend().prepare(opened)
+    assert caught.value.where == str(file)
+    assert list((bundle / CACHE).iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["byte", "truncated", "missing", "manifest"])

@@ -16,6 +16,7 @@ from ranges import STEPS, Case
 from dipgo_compile.backends.prepack import EngineCache
 from dipgo_compile.build import BuildOptions, Exported, build
 from dipgo_compile.bundle import CONSTANTS, PLAN, WEIGHTS, Bundle, open_bundle
+from dipgo_compile.compare import compare
 from dipgo_compile.errors import InputError
 from dipgo_compile.measure.example import Example, example_inputs
 from dipgo_compile.program import Array
@@ -51,6 +52,14 @@ def test_a_shape_computes_what_a_bundle_for_it_alone_does(unet: Case, alone: Pat
     given = example(unet.runtime.bundle, Shape(3, 8, 12))
     with Runtime.load(alone, threads=1) as runtime:
         np.testing.assert_array_equal(denoise(unet.runtime, given), denoise(runtime, given))
+
+
+def test_shapes_are_compared_with_one_opened_model(dit: Case) -> None:
+    """Comparing one leaves nothing behind in the model that another would see."""
+    first, second = dit.runtime.shapes
+    found = [compare(dit.path, model=dit.model, shape=shape, threads=1) for shape in (first, second, first)]
+    assert all(comparison.passed for comparison in found)
+    assert found[0] == found[2] != found[1]
 
 
 def test_a_further_plan_is_a_bundle_of_its_own(unet: Case, tmp_path: Path) -> None:
