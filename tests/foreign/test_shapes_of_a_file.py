@@ -62,6 +62,12 @@ def test_all_shapes_are_verified_unless_one_is_named(built: tuple[Path, Result])
     assert found["passed"] and len({shape["shape"] for shape in found["shapes"]}) == 6
     one = CliRunner().invoke(main, ["verify", str(path), "--threads", "1", "--shape", "2x8x8"])
     assert one.stdout.startswith("shape 2x8x8\n") and one.stdout.count("PASSED") == 1
+    again = CliRunner().invoke(
+        main, ["verify", str(path), "--threads", "1", "--shape", "2x8x8", "--json", "-"]
+    )
+    assert json.loads(again.stdout)["shapes"] == [
+        each for each in found["shapes"] if each["shape"] == "2x8x8"
+    ]
     none = CliRunner().invoke(main, ["verify", str(path), "--shape", "4x8x8"])
     assert none.exit_code == 10 and "1 to 3 images of 8x8 or 8x16 latents" in none.stderr
 
