@@ -62,7 +62,7 @@ def compare(
     shape: Shape | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the bundle at ``path`` with its model (or with ``source``, or an opened ``model``) under its own
+    """Compare the bundle at ``path`` with its model (or ``source``, or an opened ``model``) under its own
     mask, in one ``shape``, by default that of plan.json.
 
     Noise and conditions are drawn from ``seed``; with ``prompt`` the pipeline's text encoder makes the

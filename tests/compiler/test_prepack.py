@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -96,6 +97,18 @@ def test_every_weight_is_stored_once(pristine: Path) -> None:
                 assert int(entries["offset"]) + int(entries["length"]) <= size
                 shared.setdefault(entries["offset"], set()).add(name)
     assert sum(len(names) == 2 for names in shared.values()) > 50
+
+
+def test_engines_of_the_same_weights_are_opened_once(bundle: Path) -> None:
+    opened: list[str] = []
+
+    def open_engine(name: str, *given: Any) -> None:
+        opened.append(name)
+        OnnxRuntimeBackend()._save(name, *given)
+
+    cache_of(bundle).make(open_engine)
+    assert opened == ["pattern0, pattern1, pattern2", "prologue"]
+    assert cache_of(bundle).check(contents=True)
 
 
 def test_engines_packed_together_are_what_each_is_alone(
