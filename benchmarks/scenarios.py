@@ -77,9 +77,9 @@ class Case:
     ``mask`` is what ``mask_rules.make`` takes. The row ``dense`` of a case runs in the case's backend,
     execution provider and precision; with the provider ``cuda``, PyTorch's rows run on the GPU, too.
     ``footprint``: also measure loading, memory and size on disk. ``profile``: also measure what each block
-    takes alone, which tells how far seconds follow multiply-accumulates. ``quick``: part of a quick run.
-    ``subject``: None is the scenario's. ``split_guidance``: the plan computes the halves of a guided batch
-    one after the other.
+    takes alone, which tells how far seconds follow multiply-accumulates, and what each kind of operator
+    takes. ``quick``: part of a quick run. ``subject``: None is the scenario's. ``split_guidance``: the plan
+    computes the halves of a guided batch one after the other.
     """
 
     name: str
@@ -148,6 +148,7 @@ SD15_CASES = (
         RELEASED,
         (Turn(("plan", "dense", "supernet"), repeats=2),),
         footprint=True,
+        profile=True,
     ),
     Case(
         "released-0.80-unfused",

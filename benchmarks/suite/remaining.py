@@ -21,6 +21,7 @@ class Missing:
     turns: tuple[Turn, ...]
     footprint: Footprint | None
     profile: bool
+    operators: bool
 
     @classmethod
     def of(cls, case: Case, found: Json, footprint: Footprint) -> Missing:
@@ -32,7 +33,13 @@ class Missing:
             turns=tuple(turn for turn in case.turns if turn.rows not in done),
             footprint=footprint if case.footprint and not _measured(found, footprint) else None,
             profile=case.profile and "profile" not in found,
+            operators=case.profile and "operators" not in found,
         )
+
+    @property
+    def timed(self) -> bool:
+        """Whether rows are to be timed, or loaded."""
+        return bool(self.turns) or self.footprint is not None
 
     @property
     def steps(self) -> int:
@@ -40,8 +47,8 @@ class Missing:
         steps = sum(len(turn.rows) * (1 + turn.repeats) for turn in self.turns)
         if self.footprint is not None:
             steps += 1 + self.footprint.loads + len(self.footprint.peaks)
-        builds = (steps > 0) + self.profile
-        return steps + builds + self.profile
+        builds = (self.timed or self.operators) + self.profile
+        return steps + builds + self.operators + self.profile
 
 
 def _measured(found: Json, footprint: Footprint) -> bool:

@@ -18,6 +18,7 @@ from benchmarks.suite import footprint, turns
 from benchmarks.suite.apart import apart
 from benchmarks.suite.blocks import time_blocks
 from benchmarks.suite.builder import Builder
+from benchmarks.suite.operators import time_operators
 from benchmarks.suite.options import Options
 from benchmarks.suite.remaining import Missing
 from dipgo_compile.errors import DipgoError
@@ -94,10 +95,14 @@ class _Bench:
         missing = Missing.of(case, found, self._options.footprint)
         found.pop("failed", None)
         try:
-            if missing.footprint or missing.turns:
+            if missing.timed or missing.operators:
                 with self._built(case) as (bundle, built):
-                    found |= built
-                    self._measure_built(case, missing, self._job(case, bundle), found)
+                    if missing.timed:
+                        found |= built
+                        self._measure_built(case, missing, self._job(case, bundle), found)
+                    if missing.operators:
+                        self._steps(f"{case.name}: time every operator")
+                        found["operators"] = apart(time_operators, bundle, self._settings["threads"])
             if missing.profile:
                 with self._built(replace(case, fuse=False)) as (bundle, _):
                     self._steps(f"{case.name}: time every block")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown
+from benchmarks.suite import operators
 from benchmarks.suite.goals import Goal, goals_of
 from benchmarks.suite.results import UNSTEADY, SuiteResult, is_unsteady, median
 
@@ -26,6 +27,7 @@ def render(result: SuiteResult, pictures: Sequence[Path] = ()) -> Iterator[str]:
     yield from markdown.table(("goal", "bound", "measured", ""), goals)
     yield ""
     yield from _limits(result)
+    yield from operators.render(result)
     yield from _unsteady(result)
     yield from _times(result)
     for case in result.with_footprint():

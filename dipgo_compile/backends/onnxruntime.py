@@ -84,10 +84,13 @@ class OnnxRuntimeBackend:
     """Runs engines in an ONNX Runtime execution provider: ``cpu`` or ``cuda``.
 
     ``device`` is the kind of memory that engines read and write, if not the process's own; by default that of
-    the provider. With ``cpu`` there, the CPU is treated as a device.
+    the provider. With ``cpu`` there, the CPU is treated as a device. ``profiles`` is a directory where ONNX
+    Runtime notes what the operators of a bundle's engines take: see ``OnnxRuntimeEngine.end_profile``.
     """
 
-    def __init__(self, provider: str = "cpu", *, device: str | None = None) -> None:
+    def __init__(
+        self, provider: str = "cpu", *, device: str | None = None, profiles: Path | None = None
+    ) -> None:
         if provider not in PROVIDERS:
             raise BackendError(f"unknown execution provider {provider!r}", available=PROVIDERS)
         self.provider, extra = PROVIDERS[provider]
@@ -99,6 +102,7 @@ class OnnxRuntimeBackend:
                 mend=f'pip install "dipgo-compile[{extra}]", or load with provider="cpu"',
             )
         self.device = device or (None if provider == "cpu" else provider)
+        self._profiles = profiles
         self._sums: dict[tuple[tuple[float, ...], TensorSpec], EngineSession] = {}
         self._opening = threading.Lock()
         if provider == "cuda":
@@ -108,7 +112,7 @@ class OnnxRuntimeBackend:
         """See ``Backend.prepare``: the cache of ``prepack.py``, on a CPU."""
         self._prepared(bundle, verify=True)
 
-    def open(self, bundle: Bundle, options: LoadOptions) -> Mapping[str, EngineSession]:
+    def open(self, bundle: Bundle, options: LoadOptions) -> Mapping[str, OnnxRuntimeEngine]:
         """Load every engine, packed for this processor where that can be. Raises BackendError when ONNX
         Runtime refuses one.
         """
@@ -125,11 +129,20 @@ class OnnxRuntimeBackend:
                 path(engine.name),
                 engine.inputs,
                 engine.outputs,
-                chosen,
+                self._profiled(chosen, bundle.plan.engine_files[engine.name]),
                 graphs=options.cuda_graphs and self._captures,
             )
             for engine in engines
         }
+
+    def _profiled(self, options: ort.SessionOptions, file: str) -> ort.SessionOptions:
+        """The options for the engine of this file, which a session copies. ONNX Runtime tells profiles apart
+        by the millisecond, so each has a name of its own.
+        """
+        if self._profiles is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(self._profiles / file)
+        return options
 
     def memory(self) -> DeviceMemory | None:
         """See ``Backend.memory``."""
@@ -201,7 +214,7 @@ class OnnxRuntimeBackend:
         options: ort.SessionOptions,
         *,
         graphs: bool = False,
-    ) -> EngineSession:
+    ) -> OnnxRuntimeEngine:
         """``graphs``: runs are captured, if ONNX Runtime can capture this engine's."""
         try:
             session = _open(name, file, options, self.provider, graphs=graphs)
@@ -288,6 +301,12 @@ class OnnxRuntimeEngine:
         if self._on_device and not arrays.isdisjoint(self._inputs):
             return SendingRun(*bound, [(name, values[name]) for name in self._inputs if name in arrays])
         return BoundRun(*bound)
+
+    def end_profile(self) -> Path:
+        """The file in which ONNX Runtime noted every run and operator so far, as events of Chrome's trace
+        format. For engines that were opened with ``profiles``, and once: later runs aren't noted.
+        """
+        return Path(self._session.end_profiling())
 
     def _value(self, name: str, given: Buffer) -> ort.OrtValue:
         """The buffer as ONNX Runtime knows it. Refuses one of another type or shape than the graph declares,

@@ -1,8 +1,8 @@
 """Multiply-accumulates of an ONNX graph: what ``macs.py`` counts in PyTorch, for denoisers that are files.
 
 Counted are convolutions and products with weights. A product of two tensors that both depend on an input is
-attention's, or a like one, and isn't counted, as the paper doesn't. What the older exporter writes as
-``MatMul`` and today's as ``Gemm`` counts the same.
+attention's, or a like one, and isn't counted, as the paper doesn't, unless it is asked for. What the older
+exporter writes as ``MatMul`` and today's as ``Gemm`` counts the same.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from dipgo_compile.errors import GraphError
 from dipgo_compile.graphs.partition import node_scopes, varying_values
 from dipgo_compile.graphs.scopes import known_scopes
 from dipgo_compile.macs.counts import Macs
+from dipgo_compile.macs.kinds import ATTENTION, CONVOLUTION, PRODUCT, kind_of
 from dipgo_compile.masks.checks import unknown_block
-
-PRODUCTS = frozenset({"Gemm", "MatMul", "FusedGemm", "FusedMatMul"})  # the latter two are ONNX Runtime's
-CONVOLUTIONS = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
 
 
 def count_graph_macs(model: ir.Model, batch: int, scopes: Iterable[str]) -> Macs:
@@ -60,21 +58,39 @@ def idle_call_computes(graph: ir.Graph, sample: str, timestep: str, blocks: Coll
     return not reached.isdisjoint(graph.outputs)
 
 
-def node_macs(graph: ir.Graph) -> dict[ir.Node, int]:
-    """MACs of the nodes that have any."""
+def macs_by_kind(graph: ir.Graph) -> Counter[str]:
+    """MACs of one run by kind of operator (``kinds.py``), with the products inside attention."""
+    found: Counter[str] = Counter()
+    for node, macs in node_macs(graph, attention=True).items():
+        found[kind_of(node.op_type)] += macs
+    return found
+
+
+def node_macs(graph: ir.Graph, *, attention: bool = False) -> dict[ir.Node, int]:
+    """MACs of the nodes that have any. ``attention``: also of the products inside attention."""
     varying: set[ir.Value] = set(graph.inputs)
     found: dict[ir.Node, int] = {}
     for node in graph:
         if varying.isdisjoint(value for value in node.inputs if value is not None):
             continue
         varying.update(node.outputs)
-        if node.op_type in CONVOLUTIONS:
-            found[node] = _size(node, node.outputs[0]) * math.prod(_shape(node, node.inputs[1])[1:])
-        elif node.op_type == "ConvTranspose":
-            found[node] = _size(node, node.inputs[0]) * math.prod(_shape(node, node.inputs[1])[1:])
-        elif node.op_type in PRODUCTS and not varying.issuperset(value for value in node.inputs[:2] if value):
+        kind = kind_of(node.op_type)
+        if kind == CONVOLUTION:
+            each = node.inputs[0] if node.op_type == "ConvTranspose" else node.outputs[0]
+            found[node] = _size(node, each) * math.prod(_shape(node, node.inputs[1])[1:])
+        elif kind == PRODUCT and (
+            attention or not varying.issuperset(value for value in node.inputs[:2] if value)
+        ):
             found[node] = _size(node, node.outputs[0]) * _summed(node)
+        elif kind == ATTENTION and attention:
+            found[node] = _attention(node)
     return found
+
+
+def _attention(node: ir.Node) -> int:
+    """Queries with keys, and scores with values. Keys are (..., positions, channels)."""
+    queries, keys = node.inputs[:2]
+    return (_size(node, queries) + _size(node, node.outputs[0])) * _shape(node, keys)[-2]
 
 
 def _summed(node: ir.Node) -> int:

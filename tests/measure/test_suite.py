@@ -22,7 +22,8 @@ from benchmarks.rows import deepcache, supernet_compile, torch_compile
 from benchmarks.scenarios import SCENARIOS, Case, Subject, SuiteScenario, Turn
 from benchmarks.suite.apart import apart
 from benchmarks.suite.goals import GOALS, Goal
-from benchmarks.suite.options import Options
+from benchmarks.suite.options import QUICK_FOOTPRINT, Options
+from benchmarks.suite.remaining import Missing
 from benchmarks.suite.results import SuiteResult
 from benchmarks.suite.run import run
 from benchmarks.suite.table import render
@@ -35,6 +36,7 @@ from dipgo_compile.errors import BackendError, InputError
 from dipgo_compile.macs.counts import count_macs
 from dipgo_compile.mask import Mask
 from dipgo_compile.measure.comparison import TOLERANCES, relative_l2
+from dipgo_compile.measure.operators import OperatorProfile
 from dipgo_compile.measure.rows import DENSE, Job, dense, plan, prepare, supernet, torch
 from dipgo_compile.models.source import load
 
@@ -185,14 +187,22 @@ def test_a_run_keeps_what_it_has_and_goes_on(pipeline: Path, tmp_path: Path) -> 
 
 
 def test_blocks_are_timed_alone(pipeline: Path, tmp_path: Path) -> None:
-    """A pattern whose calls compute less than half: what its blocks take alone is less than all of them."""
+    """A pattern whose calls compute less than half: what its blocks take alone is less than all of them.
+    Operators are those of the case's own bundle.
+    """
     case = Case("deepcache-5", "a pattern", "deepcache", (), profile=True)
     small, file = replace(scenario(pipeline, case), steps=10), tmp_path / "small.json"
-    (found,) = run(small, Options(threads=1), file, resume=False, command="")["cases"]
+    made = run(small, Options(threads=1), file, resume=False, command="")
+    (found,) = made["cases"]
     profile = found["profile"]
     assert profile["blocks"] > 2
     assert 0 < profile["seconds_kept"] < profile["seconds_all"]
     assert profile["macs_per_second"] > 0
+    operators = OperatorProfile.from_json(found["operators"])
+    assert 0 < operators.multiplying_seconds < operators.seconds
+    assert any("Operators of `deepcache-5`" in line for line in render(SuiteResult(made)))
+    lacking = {key: value for key, value in found.items() if key != "operators"}
+    assert Missing.of(case, lacking, QUICK_FOOTPRINT).steps == 2  # a build, and the operators
     again = run(small, Options(threads=1), file, resume=True, command="")["cases"]
     assert again == [found]
 
