@@ -16,6 +16,7 @@ from dipgo_compile.passes.fold_timestep import FoldTimestep
 from dipgo_compile.passes.fuse import MAX_ENGINES, Fuse
 from dipgo_compile.passes.hoist_modulation import HoistModulation
 from dipgo_compile.passes.hoist_prompt import HoistPrompt
+from dipgo_compile.passes.share_sums import ShareSums
 from dipgo_compile.passes.unroll import Guidance, unroll
 from dipgo_compile.passes.value_numbering import ValueNumbering
 from dipgo_compile.plan import PassReport
@@ -39,6 +40,7 @@ def default_passes(
         HoistModulation(model, graph),
         FoldSchedule(),
         Fuse(model, fuse, max_engines),
+        ShareSums(),
     ]
 
 

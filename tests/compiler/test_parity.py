@@ -18,6 +18,7 @@ OPTIONAL_PASSES = [
     "hoist_modulation",
     "fold_schedule",
     "fuse",
+    "share_sums",
 ]
 
 

@@ -58,10 +58,17 @@ DIT = {
     "sample_size": 8,
     "num_embeds_ada_norm": 10,
 }
-OPTIONAL_PASSES = ("value_numbering", "eliminate_dead", "fold_timestep", "fold_schedule", "fuse")
+OPTIONAL_PASSES = (
+    "value_numbering",
+    "eliminate_dead",
+    "fold_timestep",
+    "fold_schedule",
+    "fuse",
+    "share_sums",
+)
 
 
-def compiled(mask: Mask = MASK, passes: int = 8, fuse: str = "patterns") -> Program:
+def compiled(mask: Mask = MASK, passes: int = 9, fuse: str = "patterns") -> Program:
     model = transformer()
     done = default_passes(model, graph_of(model), mask, fuse)[:passes]
     return Sequential(done)(program_of(model, mask.calls))[0]
@@ -73,9 +80,11 @@ def sums(program: Program) -> dict[str, str]:
     return dict(line.split(" = ") for line in lines if line.partition("_")[0] in "abc" and "(" not in line)
 
 
-@pytest.mark.parametrize("index", [1, 7, 8])
+@pytest.mark.parametrize("index", [1, 7, 8, 9])
 def test_pass(index):
-    """Reused blocks become sums, sums of chains become one, runs are joined between them."""
+    """Reused blocks become sums, sums of chains become one, runs are joined between them, and sums read
+    earlier ones.
+    """
     name = default_passes(transformer(), graph_of(transformer()), MASK)[index - 1].name
     assert_golden(f"residual_{index}_{name}", program_text(compiled(passes=index)))
 
@@ -86,8 +95,18 @@ def test_a_chain_of_reused_blocks_is_one_sum_of_three_terms():
 
 
 def test_blocks_computed_in_different_calls_do_not_cancel():
-    program = compiled(residual_mask("111", "100", "000"))
+    program = compiled(residual_mask("111", "100", "000"), passes=8)
     assert sums(program)["c_out@2"] == "stem@2 + a_out@1 + -1 * stem@1 + -1 * a_out@0 + c_out@0"
+
+
+def test_a_sum_reads_the_earlier_one_that_it_holds():
+    rows = ("111", "100", "000", "100", "000")
+    assert sums(compiled(residual_mask(*rows))) == {
+        "c_out@1": "a_out@1 + -1 * a_out@0 + c_out@0",
+        "c_out@2": "stem@2 + -1 * stem@1 + c_out@1",
+        "c_out@3": "a_out@3 + -1 * a_out@0 + c_out@0",
+        "c_out@4": "stem@4 + -1 * stem@3 + c_out@3",
+    }
 
 
 def test_a_sum_is_read_through_where_that_is_shorter():
