@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from reference import assert_parity, make_mask, options
+from reference import assert_parity, make_mask, options, random_mask
 from test_parity import random_rows
 
+from dipgo_compile.build import Exported
+from dipgo_compile.bundle import open_bundle
 from dipgo_compile.measure.comparison import TOLERANCES
+from dipgo_compile.models.base import GRANULARITIES
 from dipgo_compile.passes.fuse import STRATEGIES
+from dipgo_compile.program import Combine, is_signed_sum
+from dipgo_compile.rewrites import apply, default_rewrites
+from tests.families.tiny import make
 
 ov = pytest.importorskip("openvino")
 BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -22,6 +28,24 @@ def test_random_mask(seed, tiny_sd, tmp_path):
     )
     chosen = options(backend="openvino", fuse=STRATEGIES[seed % len(STRATEGIES)])
     assert_parity(tiny_sd, mask, chosen, tmp_path / "m.dipgo", seed)
+
+
+@pytest.fixture(scope="module")
+def dit() -> Exported:
+    """A tiny transformer for one guided image, as ``build`` compiles it for OpenVINO."""
+    given = Exported.of(make("dit"), options(backend="openvino"))
+    apply(given.onnx, default_rewrites("openvino"))
+    return given
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_residuals_are_reused(granularity, dit, tmp_path):
+    """Between OpenVINO's engines, whose memory is the process's own, the host sums them."""
+    mask = random_mask(dit.model, granularity, "plms", "residual", 1)
+    assert_parity(dit, mask, options(backend="openvino"), tmp_path / "m.dipgo", 1)
+    instructions = open_bundle(tmp_path / "m.dipgo").plan.program.instructions
+    sums = [i for i in instructions if isinstance(i, Combine) and len(i.terms) > 1 and is_signed_sum(i)]
+    assert sums
 
 
 @pytest.mark.skipif(not BF16, reason="this processor has no bfloat16")

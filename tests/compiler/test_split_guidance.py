@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from toy_denoiser import GUIDANCE, SPLIT, toy_graph, toy_mask, toy_model, toy_schedule
 
+from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
 from dipgo_compile.build import BuildOptions, Exported, check, compile_plan, guidance_of, write
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.errors import InputError
 from dipgo_compile.executor import Session
+from dipgo_compile.graphs.float16 import in_precision
 from dipgo_compile.mask import Mask
+from dipgo_compile.measure.comparison import TOLERANCES
 from dipgo_compile.measure.example import Example, example_inputs
 from dipgo_compile.models.base import GRANULARITIES
 from dipgo_compile.passes.fuse import STRATEGIES
@@ -23,6 +26,7 @@ from dipgo_compile.passes.unroll import unroll
 from dipgo_compile.pipeline import REQUIRED, compile_program, default_passes
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import PROLOGUE, Coefficient, Program
+from dipgo_compile.residence import device_sums
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.running.unguided import unguided
 from dipgo_compile.runtime import Runtime
@@ -49,7 +53,8 @@ def options(split: bool = True, **changes: object) -> BuildOptions:
 def exported(name: str, options: BuildOptions) -> Exported:
     """As ``build`` compiles it."""
     given = Exported.of(make(name), options)
-    apply(given.onnx, default_rewrites("onnxruntime"))
+    apply(given.onnx, default_rewrites(options.backend))
+    in_precision(given.onnx, options.precision, given.model.inputs(given.geometry))
     return given
 
 
@@ -88,6 +93,31 @@ def test_random_mask(seed: int, halves: dict[str, Exported], tmp_path: Path) -> 
     scheduler = ("ddim", "plms")[(seed + seed // 4) % 2]
     mask = random_mask(halves[name].model, granularity, scheduler, reuse, seed)
     assert_parity(halves[name], mask, options(fuse=fuse), tmp_path / "m.dipgo", seed)
+
+
+@pytest.mark.parametrize(("name", "reuse"), [("sd15", "output"), ("dit", "residual")])
+def test_random_mask_in_openvino(name: str, reuse: str, tmp_path: Path) -> None:
+    """fp32, at the tolerance of ONNX Runtime."""
+    pytest.importorskip("openvino")
+    chosen = options(backend="openvino")
+    given = exported(name, chosen)
+    mask = random_mask(given.model, "block", "plms", reuse, 0)
+    assert_parity(given, mask, chosen, tmp_path / "m.dipgo", 0)
+
+
+@pytest.mark.parametrize(("name", "reuse"), [("sd15", "output"), ("dit", "residual")])
+def test_random_mask_in_float16(name: str, reuse: str, tmp_path: Path) -> None:
+    """As on a GPU, but the device is this CPU: each half has values of its own there, and residuals of its
+    own, which the device sums.
+    """
+    chosen = options(provider="cuda", precision="fp16")
+    given, accepted = exported(name, chosen), TOLERANCES["fp16"]
+    mask = random_mask(given.model, "block", "plms", reuse, 0)
+    path, backend = tmp_path / "m.dipgo", OnnxRuntimeBackend(device="cpu")
+    assert_parity(given, mask, chosen, path, 0, accepted.noise_pred, accepted.latents, backend)
+    program = open_bundle(path).plan.program
+    assert {run.half for run in program.runs()} == {*HALVES}
+    assert bool(device_sums(program)) == (reuse == "residual")
 
 
 @pytest.mark.parametrize(
