@@ -26,8 +26,8 @@ from dipgo_compile.passes.unroll import unroll
 from dipgo_compile.pipeline import REQUIRED, compile_program, default_passes
 from dipgo_compile.plan import Plan
 from dipgo_compile.program import PROLOGUE, Coefficient, Program
-from dipgo_compile.residence import device_sums
 from dipgo_compile.rewrites import apply, default_rewrites
+from dipgo_compile.running.residence import device_sums
 from dipgo_compile.running.unguided import unguided
 from dipgo_compile.runtime import Runtime
 from dipgo_compile.schedules.probe import probe
