@@ -142,7 +142,8 @@ def quality(content: dict[str, Any]) -> Iterator[str]:
                 continue
             seen_random = True
             group = [other for other in content["rows"] if other["name"].startswith("random-")]
-            about = f"random masks, median of {len(group)} seeds (min .. max)"
+            if len(group) > 1:
+                about = f"random masks, median of {len(group)} seeds (min .. max)"
         table.append(
             (
                 about,
