@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 
 import onnx
 
@@ -32,12 +33,24 @@ class _Group:
     nodes: int = 0
 
 
+def read(file: Path) -> onnx.ModelProto | None:
+    """An engine without its external weights; None for a file that is damaged, of which ONNX Runtime has more
+    to say.
+    """
+    try:
+        model = onnx.load(file, load_external_data=False)
+        _weights(model)
+    except Exception:  # no ONNX, or a tensor of an unknown type: what they raise has no common base
+        return None
+    return model
+
+
 def group(models: Mapping[str, onnx.ModelProto]) -> list[list[str]]:
     """Which of these engines, by their files, to join: those with most weights first, and in every group no
     more bytes of weights than the largest engine has.
     """
     weights = {file: _weights(model) for file, model in models.items()}
-    bound = max(sum(found.values()) for found in weights.values())
+    bound = max((sum(found.values()) for found in weights.values()), default=0)
     groups: list[_Group] = []
     for file in sorted(models, key=lambda file: -sum(weights[file].values())):
         model, kind = models[file], _kind(file, models[file])

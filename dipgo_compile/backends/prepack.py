@@ -118,8 +118,6 @@ class EngineCache:
 
     def _saved(self, directory: Path, open_engine: OpenEngine) -> Generator[_Saved]:
         """The engines as ONNX Runtime saves them. The next are made while the caller works on the last."""
-        import onnx
-
         from dipgo_compile.backends import joined
 
         def alone(file: str) -> _Saved:
@@ -136,13 +134,13 @@ class EngineCache:
 
         def save(files: list[str]) -> list[_Saved]:
             if len(files) > 1:
-                with suppress(BackendError):  # refused together: alone, the one to blame is named
+                with suppress(Exception):  # an altered file breaks anything: alone, the one to blame is named
                     return [together(files)]
             return [alone(file) for file in files]
 
         engines = engine_names(self.bundle)
-        models = {file: onnx.load(self.bundle.path / file, load_external_data=False) for file in engines}
-        first, *rest = joined.group(models)
+        models = {file: model for file in engines if (model := joined.read(self.bundle.path / file))}
+        first, *rest = [*([file] for file in engines if file not in models), *joined.group(models)]
         with ThreadPoolExecutor(1) as ahead:  # one: every group on its way takes disk and memory
             coming = ahead.submit(save, first)
             for following in rest:
