@@ -21,7 +21,7 @@ def process() -> ProcessPoolExecutor:
 
 
 def submit(pool: ProcessPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Any:
-    """Work in the pool's process. Raises a DipgoError, whatever ended it: a suite runs for an hour, and the
+    """Work in the pool's process. Raises a DipgoError, whatever ended it: a suite runs for hours, and the
     other cases are worth having.
     """
     try:

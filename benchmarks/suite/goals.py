@@ -79,19 +79,15 @@ GOALS = (
         lambda result: result.efficiency("released-0.80-openvino-bf16"),
         1.0,
     ),
-    Goal(
-        "peak memory, over the whole graph's (memory: low)",
-        lambda result: result.peak_ratio("low"),
-        0.6,
-        at_most=True,
-        limit=Limit(lambda result: result.weights_over_peak("low"), WEIGHTS_ALONE),
-    ),
-    Goal(
-        "peak memory, over the whole graph's (memory: balanced)",
-        lambda result: result.peak_ratio("balanced"),
-        0.7,
-        at_most=True,
-        limit=Limit(lambda result: result.weights_over_peak("balanced"), WEIGHTS_ALONE),
+    *(
+        Goal(
+            f"peak memory, over the whole graph's (memory: {memory})",
+            partial(SuiteResult.peak_ratio, memory=memory),
+            bound,
+            at_most=True,
+            limit=Limit(partial(SuiteResult.weights_over_peak, memory=memory), WEIGHTS_ALONE),
+        )
+        for memory, bound in (("low", 0.6), ("balanced", 0.7))
     ),
     Goal(
         "bundle, over the model's weights",
