@@ -240,6 +240,11 @@ class Program:
     def runs(self) -> Iterator[Run]:
         return (instruction for instruction in self.instructions if isinstance(instruction, Run))
 
+    def prologue_engines(self) -> frozenset[str]:
+        """Names of the engines that run once an image, before its first call, and never again."""
+        runs = tuple(self.runs())
+        return frozenset(run.engine for run in runs) - {run.engine for run in runs if run.call != PROLOGUE}
+
     def calls_with_runs(self) -> tuple[int, ...]:
         """Indices of the calls in which anything of the denoiser is computed."""
         return tuple(sorted({run.call for run in self.runs()} - {PROLOGUE}))

@@ -27,11 +27,12 @@ class LoadOptions:
     """How engines are opened.
 
     ``threads`` compute one engine together; None lets the backend choose. ``memory``: with ``low``, the
-    memory of activations goes back to the system as soon as they are read, and is asked for again; with
-    ``balanced``, it is kept, once for all engines; with ``fast``, weights and activations are brought into
-    memory before the first image. ``verify``: files that a backend keeps beside a bundle are hashed.
-    ``cuda_graphs``: on a GPU, runs are captured once and replayed. ``affinity`` places the threads on
-    processors: see ``backends/affinity.py``. Raises InputError.
+    memory of activations goes back to the system as soon as they are read, and engines that run once an image
+    are opened for that alone; with ``balanced``, it is kept, once for all engines; with ``fast``, weights and
+    activations are brought into memory before the first image. ``low`` changes how the whole process frees
+    memory. ``verify``: files that a backend keeps beside a bundle are hashed. ``cuda_graphs``: on a GPU, runs
+    are captured once and replayed. ``affinity`` places the threads on processors: see
+    ``backends/affinity.py``. Raises InputError.
     """
 
     threads: int | None = None

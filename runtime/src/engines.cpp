@@ -6,6 +6,10 @@
 #include "engine_cache.h"
 #include "error.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 namespace dipgo::impl {
 namespace {
 
@@ -16,6 +20,7 @@ struct Provider {
 constexpr Provider PROVIDERS[] = {{"cpu", "CPUExecutionProvider"}, {"cuda", "CUDAExecutionProvider"}};
 constexpr int SAME_AS_REQUESTED = 1;
 constexpr int ERRORS_ONLY = 3;
+constexpr int LARGE_BYTES = 256 * 1024;
 
 // ONNX Runtime's environment. There is one in a process, and it stays: threads may use it until the end.
 Ort::Env& environment() {
@@ -47,6 +52,14 @@ void register_shared_arena() {
     static_cast<void>(registered);
 }
 
+// Have every large buffer go back to the system when it is freed: glibc keeps those below the largest ever freed.
+void return_freed_memory() {
+#ifdef __GLIBC__
+    static const int done = mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+    static_cast<void>(done);
+#endif
+}
+
 void append_provider(Ort::SessionOptions& options, const std::string& provider) {
     const auto known = std::find_if(std::begin(PROVIDERS), std::end(PROVIDERS),
                                     [&](const Provider& row) { return provider == row.name; });
@@ -70,7 +83,9 @@ Ort::SessionOptions session_options(const LoadOptions& chosen, std::size_t engin
     options.SetExecutionMode(ORT_SEQUENTIAL);
     options.SetGraphOptimizationLevel(prepacked ? ORT_DISABLE_ALL : ORT_ENABLE_ALL);
     options.SetLogSeverityLevel(ERRORS_ONLY);
+    options.DisableMemPattern();
     if (chosen.memory == DIPGO_MEMORY_LOW) {
+        return_freed_memory();
         options.DisableCpuMemArena();
     } else {
         register_shared_arena();

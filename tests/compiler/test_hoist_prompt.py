@@ -14,6 +14,7 @@ import pytest
 from reference import GUIDANCE_SCALE, assert_parity, make_mask, options
 from toy_denoiser import GUIDANCE, SPECS, toy_mask, toy_model, toy_schedule
 
+from dipgo_compile.backends.base import MEMORY_MODES
 from dipgo_compile.build import Exported, check, compile_plan, write
 from dipgo_compile.graphs.export import export
 from dipgo_compile.graphs.partition import SCOPES, partition
@@ -246,6 +247,17 @@ def test_the_next_image_sees_its_own_prompt(bundle, tiny_sd):
         _, other = image(tiny_sd, runtime.plan, 1)
         before, after = (used.denoise(noise, prompt, guidance_scale=9.0) for prompt in (conditions, other))
         assert np.abs(before - after).max() > 1e-3  # the prompt matters
+
+
+def test_memory_modes_make_the_same_images(bundle, tiny_sd):
+    """With ``low``, the prologue is opened anew for every image."""
+    made = []
+    for memory in MEMORY_MODES:
+        with Runtime.load(bundle, threads=1, memory=memory) as runtime:
+            assert runtime.plan.program.prologue_engines() == {"prologue"}
+            images = [image(tiny_sd, runtime.plan, seed) for seed in (0, 1)]
+            made.append([runtime.denoise(noise, **conditions) for noise, conditions in images])
+    np.testing.assert_array_equal(made[1:], [made[0]] * (len(made) - 1))
 
 
 def test_callbacks_and_reports_do_not_count_the_prologue(bundle, tiny_sd):

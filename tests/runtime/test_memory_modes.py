@@ -1,0 +1,119 @@
+"""What stays in memory, measured in processes of their own: what other tests left behind comes and goes, tens
+of megabytes at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx.helper
+import pytest
+from onnx import TensorProto
+
+from dipgo_compile.backends.low_memory import BriefEngine
+from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
+from dipgo_compile.errors import BackendError
+
+MIB = 1 << 20
+ROWS = 4096  # of a hidden state; a megabyte for every 64 columns
+
+
+def _measured(program: str) -> Any:
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout)
+
+
+@pytest.fixture
+def funnel(tmp_path: Path) -> Path:
+    """An engine with large values of one size at its ends, and of another between."""
+    file = tmp_path / "funnel.onnx"
+    nodes, last = [], "x"
+    for number, columns in enumerate((1024, 1020, 1024)):
+        nodes.append(onnx.helper.make_node("Constant", [], [f"shape{number}"], value_ints=[ROWS, columns]))
+        nodes.append(onnx.helper.make_node("Expand", [last, f"shape{number}"], [f"wide{number}"]))
+        nodes.append(onnx.helper.make_node("ReduceMax", [f"wide{number}", "axes"], [f"narrow{number}"]))
+        last = f"narrow{number}"
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Constant", [], ["axes"], value_ints=[1]), *nodes],
+        "funnel",
+        [value("x", TensorProto.FLOAT, (ROWS, 1))],
+        [value(last, TensorProto.FLOAT, (ROWS, 1))],
+    )
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), file)
+    return file
+
+
+@pytest.mark.parametrize("memory", ["low", "balanced"])
+def test_a_buffer_is_not_kept_for_a_later_value_of_its_size(memory: str, funnel: Path) -> None:
+    grown, left = _measured(f"""
+import json
+import numpy as np
+from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
+from dipgo_compile.measure import machine
+x, y = np.ones(({ROWS}, 1), np.float32), np.empty(({ROWS}, 1), np.float32)
+names = ("x",), ("narrow2",)
+engine = OnnxRuntimeBackend().open_file("funnel", {str(funnel)!r}, *names, threads=1, memory={memory!r})
+run = engine.bind([x], [y])
+before = machine.Pss.now().total
+for _ in range(3):  # ONNX Runtime lays out a block after the first
+    with machine.PeakPss() as peak:
+        run()
+print(json.dumps([peak.peak.total - before, machine.Pss.now().total - before]))
+""")
+    assert grown < 24 * MIB  # one value of 16 MiB is alive at a time; kept for the last, the first makes 32
+    assert memory == "balanced" or left < 8 * MIB
+
+
+def test_low_memory_keeps_no_freed_memory() -> None:
+    """Of a buffer below others that are in use, which glibc would keep once a larger one was freed."""
+    left = _measured(f"""
+import ctypes, json
+from dipgo_compile.backends.low_memory import return_freed_memory
+from dipgo_compile.measure import machine
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+return_freed_memory()
+libc.free(libc.malloc({24 * MIB}))
+before = machine.Pss.now().total
+block = libc.malloc({16 * MIB})
+ctypes.memset(block, 1, {16 * MIB})
+above = libc.malloc(1000)
+libc.free(block)
+print(json.dumps(machine.Pss.now().total - before))
+""")
+    assert left < 8 * MIB
+
+
+def test_a_brief_engine_is_closed_after_each_run(funnel: Path) -> None:
+    opened: list[weakref.ref[Any]] = []
+
+    def open_engine() -> Any:
+        engine = OnnxRuntimeBackend().open_file("funnel", funnel, ("x",), ("narrow2",), threads=1)
+        opened.append(weakref.ref(engine._session))
+        return engine
+
+    x, y = np.arange(ROWS, dtype=np.float32)[:, None], np.empty((ROWS, 1), np.float32)
+    run = BriefEngine(open_engine).bind([x], [y])
+    for start in (0, 5):
+        x += start
+        run()
+        np.testing.assert_array_equal(y, x)
+    gc.collect()
+    assert len(opened) == 3  # once to see that it can be bound
+    assert all(session() is None for session in opened)
+
+
+def test_a_brief_engine_is_refused_when_it_is_bound(funnel: Path) -> None:
+    backend = OnnxRuntimeBackend()
+    brief = BriefEngine(lambda: backend.open_file("funnel", funnel, ("x",), ("narrow2",), threads=1))
+    with pytest.raises(BackendError, match="'x' of the engine 'funnel'"):
+        brief.bind([np.empty((ROWS, 2), np.float32)], [np.empty((ROWS, 1), np.float32)])
