@@ -52,25 +52,23 @@ def funnel(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("memory", ["low", "balanced"])
-def test_a_buffer_is_not_kept_for_a_later_value_of_its_size(memory: str, funnel: Path) -> None:
-    grown, left = _measured(f"""
+def test_a_buffer_is_not_kept_for_a_later_value_of_its_size(funnel: Path) -> None:
+    grown = _measured(f"""
 import json
 import numpy as np
 from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
 from dipgo_compile.measure import machine
 x, y = np.ones(({ROWS}, 1), np.float32), np.empty(({ROWS}, 1), np.float32)
 names = ("x",), ("narrow2",)
-engine = OnnxRuntimeBackend().open_file("funnel", {str(funnel)!r}, *names, threads=1, memory={memory!r})
+engine = OnnxRuntimeBackend().open_file("funnel", {str(funnel)!r}, *names, threads=1)
 run = engine.bind([x], [y])
 before = machine.Pss.now().total
 for _ in range(3):  # ONNX Runtime lays out a block after the first
     with machine.PeakPss() as peak:
         run()
-print(json.dumps([peak.peak.total - before, machine.Pss.now().total - before]))
+print(json.dumps(peak.peak.total - before))
 """)
     assert grown < 24 * MIB  # one value of 16 MiB is alive at a time; kept for the last, the first makes 32
-    assert memory == "balanced" or left < 8 * MIB
 
 
 def test_low_memory_keeps_no_freed_memory() -> None:
