@@ -52,10 +52,13 @@ class QualityScenario:
 
 @dataclass(frozen=True)
 class Turn:
-    """Rows that are alive together and take turns, sample by sample, after a warm-up."""
+    """Rows that are alive together and take turns, sample by sample, after a warm-up: ``repeats`` samples of
+    each, or ``quick_repeats`` in a quick run.
+    """
 
     rows: tuple[str, ...]
     repeats: int = 3
+    quick_repeats: int = 2
 
 
 @dataclass(frozen=True)
@@ -239,18 +242,21 @@ FAMILIES = "families"
 FAMILY_STEPS = 20
 
 
-def _family(subject: Subject, kept: float, blocks: str) -> tuple[Case, Case]:
-    """An unpruned plan and a mask for a preset."""
+def _family(subject: Subject, kept: float, blocks: str, repeats: int = 5) -> tuple[Case, Case]:
+    """An unpruned plan and a mask for a preset. Quick runs repeat as often: what they look for is one part in
+    a hundred.
+    """
+    turns = (Turn(("plan", "dense"), repeats, quick_repeats=repeats),)
     name = subject.model.removeprefix("random:")
     mask = f"{MASKS}/{name}_ddim{FAMILY_STEPS}_{blocks}_{kept}.json"
     about = {"layer": "random layers", "residual": "random blocks, residual reuse"}[blocks]
     return (
-        Case(f"{name}-all-ones", "every block at every call", "all", (PLAN_AND_DENSE,), subject=subject),
+        Case(f"{name}-all-ones", "every block at every call", "all", turns, subject=subject),
         Case(
             f"{name}-{blocks}-{kept}",
             f"{about}, {kept} of the MACs",
             mask,
-            (PLAN_AND_DENSE,),
+            turns,
             footprint=name == "dit-xl-2",
             subject=subject,
         ),
@@ -263,7 +269,7 @@ FAMILY_CASES = (
     *_family(Subject("random:bk-sdm-base", 512, quick_pixels=256), 0.3, "layer"),
     *_family(Subject("random:sd21", 512, quick_pixels=256), 0.3, "layer"),
     *_family(Subject("random:dit-xl-2", 256), 0.4, "residual"),
-    *_family(Subject("random:pixart-alpha-512", 512), 0.4, "residual"),
+    *_family(Subject("random:pixart-alpha-512", 512), 0.4, "residual", repeats=3),
 )
 
 SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScenario, ...] = (

@@ -28,8 +28,8 @@ QUICK_FOOTPRINT = Footprint(1, (("plan", "balanced"), ("dense", None)))
 @dataclass(frozen=True)
 class Options:
     """``cases``: names or their beginnings, ``rows``: names; None is all. With ``rows``, only turns in which
-    one of them takes part are measured. ``quick``: fewer cases, without eager and compiled PyTorch, two
-    repeats, fewer memory modes, and one export a subject.
+    one of them takes part are measured. ``quick``: fewer cases, without eager and compiled PyTorch, fewer
+    repeats and memory modes, and one export a subject.
     """
 
     threads: int | None = None
@@ -66,7 +66,7 @@ class Options:
 
 def _quick(case: Case) -> Case:
     turns = tuple(
-        replace(turn, rows=rows, repeats=min(turn.repeats, 2))
+        replace(turn, rows=rows, repeats=min(turn.repeats, turn.quick_repeats))
         for turn in case.turns
         if len(rows := tuple(row for row in turn.rows if row not in SLOW)) > 1
     )

@@ -79,16 +79,16 @@ def spread(seconds: list[float]) -> Json:
 
 
 def _seconds_per_image(worker: Worker, row: Json, calls: Calls) -> float:
-    """Of a row that is timed for some of the calls, what all would take. A plan's first call comes with a
-    prologue, once an image, so it is timed by itself.
+    """Of a row that is timed for some of the calls, what all would take. A plan has a prologue, once an
+    image, so it is timed by itself: an image without calls.
     """
     timed: int = row["timed_calls"]
     if timed == calls.all:
         return worker.image(None)
     if row["name"] != "plan":
         return worker.image(timed) * calls.all / timed
-    first = worker.image(1)
-    return first + (worker.image(1 + timed) - first) * (calls.all - 1) / timed
+    prologue = worker.image(0)
+    return prologue + (worker.image(timed) - prologue) * calls.all / timed
 
 
 def _limit(row: Json, calls: Calls) -> int | None:

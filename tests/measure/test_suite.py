@@ -20,6 +20,7 @@ from benchmarks import mask_rules, plots, results
 from benchmarks.__main__ import main
 from benchmarks.rows import deepcache, supernet_compile, torch_compile
 from benchmarks.scenarios import SCENARIOS, Case, Subject, SuiteScenario, Turn
+from benchmarks.suite import turns
 from benchmarks.suite.apart import apart
 from benchmarks.suite.goals import GOALS, Goal
 from benchmarks.suite.options import QUICK_FOOTPRINT, Options
@@ -245,6 +246,19 @@ def test_cases_may_have_models_of_their_own(
     assert found[1]["macs"]["dense"] > 3 * found[0]["macs"]["dense"]
 
 
+def test_a_prologue_counts_once_an_image() -> None:
+    class Clock:
+        """A worker whose prologue takes 5 seconds, and every call 2."""
+
+        def image(self, calls: int | None) -> float:
+            return 5.0 + 2.0 * (50 if calls is None else calls)
+
+    for timed in (1, 3, 50):
+        row = {"name": "plan", "timed_calls": timed}
+        calls = turns.Calls(all=50, timed=timed, unpruned=True)
+        assert turns._seconds_per_image(Clock(), row, calls) == pytest.approx(105.0)  # type: ignore[arg-type]
+
+
 def test_a_case_that_cannot_be_built_is_written_down(pipeline: Path, tmp_path: Path) -> None:
     case = Case("elsewhere", "", "all", (Turn(("plan", "dense")),), backend="abacus")
     file = tmp_path / "small.json"
@@ -273,6 +287,8 @@ def test_cases_and_rows_are_chosen() -> None:
     assert all(
         turn.repeats <= 2 and "torch-compile" not in turn.rows for case in quick for turn in case.turns
     )
+    often = Case("often", "", "all", (Turn(("plan", "dense"), 5, quick_repeats=4),))
+    assert [case.turns[0].repeats for case in Options(quick=True).chosen((often,))] == [4]
     for options in (Options(cases=("nothing",)), Options(rows=("jax",))):
         with pytest.raises(InputError, match="available: "):
             options.chosen(cases)
