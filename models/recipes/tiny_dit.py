@@ -36,7 +36,7 @@ def main() -> None:
 @main.command()
 @options.data
 @options.limit
-@click.option("--steps", default=3000, show_default=True, help="Optimizer steps.")
+@click.option("--steps", default=5000, show_default=True, help="Optimizer steps.")
 @options.seed
 @options.resume
 @options.work("build/tiny-dit")
@@ -50,6 +50,7 @@ def train(
     """
     data = fashion_mnist.load("train", data_dir, limit)
     vae = AutoencoderKL.from_pretrained(TINY_SD, subfolder="vae")
+    vae.register_to_config(_name_or_path=f"models/{TINY_SD.name}")  # what is saved names no path of a machine
     latents = encode_all(vae, data) * vae.config.scaling_factor
     pipeline = build_pipeline(vae, seed)
     model = ClassToNoise(pipeline.transformer)

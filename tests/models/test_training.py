@@ -96,6 +96,8 @@ def test_tiny_dit_trains_resumes_and_saves_a_pipeline(synthetic_data: Path, tmp_
     assert steps == [1, 3]
     assert not torch.equal(before, after.transformer.proj_out_2.weight)
     assert after.labels["ankle boot"] == 9
+    for config in output.rglob("*.json"):
+        assert str(Path.cwd()) not in config.read_text(), f"{config.name} names this machine's directories"
 
 
 def test_classifier_trains_and_loads(synthetic_data: Path, tmp_path: Path) -> None:
