@@ -95,6 +95,7 @@ def test_every_weight_is_stored_once(pristine: Path) -> None:
             if entries:
                 assert entries["location"] == WEIGHTS
                 assert int(entries["offset"]) + int(entries["length"]) <= size
+                assert int(entries["offset"]) % prepack.PAGE_BYTES == prepack.PAST_PAGE_BYTES
                 shared.setdefault(entries["offset"], set()).add(name)
     assert sum(len(names) == 2 for names in shared.values()) > 50
 
