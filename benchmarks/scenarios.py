@@ -53,7 +53,7 @@ class QualityScenario:
 @dataclass(frozen=True)
 class Turn:
     """Rows that are alive together and take turns, sample by sample, after a warm-up: ``repeats`` samples of
-    each, or ``quick_repeats`` in a quick run.
+    each, or ``quick_repeats`` in a quick run; 0 leaves the turn out of it.
     """
 
     rows: tuple[str, ...]
@@ -129,6 +129,7 @@ TINY_DIT_MASK = "models/tiny-dit/masks/ddim50_0.60.json"
 MASKS = "benchmarks/masks"
 RELEASED = f"{MASKS}/sd15_ddim50_released_0.80.json"
 PLAN_AND_DENSE = Turn(("plan", "dense"))
+MEMORY_MODES = Turn(("plan", "plan-low", "plan-fast"), quick_repeats=0)  # the first is balanced
 
 # Three processes with the weights of Stable Diffusion 1.5 fit into 24 GiB; four may not.
 SD15_CASES = (
@@ -149,7 +150,7 @@ SD15_CASES = (
         "released-0.80",
         "the mask that DiP-GO's authors released",
         RELEASED,
-        (Turn(("plan", "dense", "supernet"), repeats=2),),
+        (Turn(("plan", "dense", "supernet"), repeats=2), MEMORY_MODES),
         footprint=True,
         profile=True,
     ),

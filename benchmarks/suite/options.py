@@ -68,7 +68,7 @@ def _quick(case: Case) -> Case:
     turns = tuple(
         replace(turn, rows=rows, repeats=min(turn.repeats, turn.quick_repeats))
         for turn in case.turns
-        if len(rows := tuple(row for row in turn.rows if row not in SLOW)) > 1
+        if turn.quick_repeats and len(rows := tuple(row for row in turn.rows if row not in SLOW)) > 1
     )
     subject = case.subject.quick() if case.subject else None
     return replace(case, turns=turns, profile=False, subject=subject)

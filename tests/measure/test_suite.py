@@ -19,7 +19,7 @@ from torch import cuda
 from benchmarks import mask_rules, plots, results
 from benchmarks.__main__ import main
 from benchmarks.rows import deepcache, supernet_compile, torch_compile
-from benchmarks.scenarios import SCENARIOS, Case, Subject, SuiteScenario, Turn
+from benchmarks.scenarios import MEMORY_MODES, SCENARIOS, Case, Subject, SuiteScenario, Turn
 from benchmarks.suite import turns
 from benchmarks.suite.apart import apart
 from benchmarks.suite.goals import GOALS, Goal
@@ -246,6 +246,14 @@ def test_cases_may_have_models_of_their_own(
     assert found[1]["macs"]["dense"] > 3 * found[0]["macs"]["dense"]
 
 
+def test_memory_modes_are_rows(pipeline: Path, tmp_path: Path) -> None:
+    case = Case("all-ones", "everything", "all", (replace(MEMORY_MODES, repeats=1),))
+    file = tmp_path / "small.json"
+    (found,) = run(scenario(pipeline, case), Options(threads=1), file, resume=False, command="")["cases"]
+    assert [row["name"] for row in found["turns"][0]["rows"]] == ["plan", "plan-low", "plan-fast"]
+    assert all("seconds_per_image" in row for row in found["turns"][0]["rows"]), found
+
+
 def test_a_prologue_counts_once_an_image() -> None:
     class Clock:
         """A worker whose prologue takes 5 seconds, and every call 2."""
@@ -287,8 +295,9 @@ def test_cases_and_rows_are_chosen() -> None:
     assert all(
         turn.repeats <= 2 and "torch-compile" not in turn.rows for case in quick for turn in case.turns
     )
-    often = Case("often", "", "all", (Turn(("plan", "dense"), 5, quick_repeats=4),))
-    assert [case.turns[0].repeats for case in Options(quick=True).chosen((often,))] == [4]
+    turns_of = (Turn(("plan", "dense"), 5, quick_repeats=4), Turn(("plan", "plan-low"), quick_repeats=0))
+    (often,) = Options(quick=True).chosen((Case("often", "", "all", turns_of),))
+    assert [(turn.rows, turn.repeats) for turn in often.turns] == [(("plan", "dense"), 4)]
     for options in (Options(cases=("nothing",)), Options(rows=("jax",))):
         with pytest.raises(InputError, match="available: "):
             options.chosen(cases)
