@@ -7,10 +7,9 @@ each tensor, packed or not, lies once however many engines read it. Sessions map
 shared by all engines and all processes, and the kernel may drop them. Engines that use the same weights are
 optimised and packed together (``joined.py``).
 
-A weight begins 64 bytes past the beginning of a page, as one that ONNX Runtime packs itself does. Were it at
-the beginning, a call of PixArt-alpha at 512x512 would take 3 % longer, its matrix products 1.5 to 3 %:
-probably because the processor takes a load for one of what was just stored where the last 12 bits of their
-addresses agree.
+A weight begins 64 bytes past the beginning of a page. Were it at the beginning, a call of PixArt-alpha at
+512x512 would take 3 % longer, its matrix products 1.5 to 3 %; why is not known, perhaps because a processor
+takes a load for one of what was just stored where the last 12 bits of their addresses agree.
 
 Such a cache is only good for the ONNX Runtime and the processor it was made with: both are in its key, with
 the hashes of the engines. It can be deleted at any time. Making one takes the ``onnx`` package; a machine
