@@ -7,10 +7,6 @@ each tensor, packed or not, lies once however many engines read it. Sessions map
 shared by all engines and all processes, and the kernel may drop them. Engines that use the same weights are
 optimised and packed together (``joined.py``).
 
-A weight begins 64 bytes past the beginning of a page. Were it at the beginning, a call of PixArt-alpha at
-512x512 would take 3 % longer, its matrix products 1.5 to 3 %; why is not known, perhaps because a processor
-takes a load for one of what was just stored where the last 12 bits of their addresses agree.
-
 Such a cache is only good for the ONNX Runtime and the processor it was made with: both are in its key, with
 the hashes of the engines. It can be deleted at any time. Making one takes the ``onnx`` package; a machine
 that only runs bundles, and has no cache that fits, opens the portable engines instead.
@@ -44,9 +40,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the ONNX file
-PAGE_BYTES = 4096  # each has bytes of one tensor alone, so that none is mapped for two
-PAST_PAGE_BYTES = 64  # where in its first page a tensor begins
-LAYOUT = "2"  # of the weight file; part of the key
+ALIGNMENT = 4096  # of a tensor in the weight file: a page, so that none is mapped for two tensors. ONNX
+# Runtime packs anew, into private memory, what is packed but doesn't begin at a multiple of 256.
 KEY_LENGTH = 12  # hexadecimal digits
 SAMPLE_BYTES = 64
 CHUNK_BYTES = 1 << 20  # compared at once
@@ -72,7 +67,7 @@ class EngineCache:
     @classmethod
     def of(cls, bundle: Bundle) -> EngineCache:
         files = bundle.plans[0].files  # those of all shapes
-        parts = [LAYOUT, ort.__version__, _processor(), *(files[name].sha256 for name in _sources(bundle))]
+        parts = [ort.__version__, _processor(), *(files[name].sha256 for name in _sources(bundle))]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:KEY_LENGTH]
         return cls(bundle, bundle.path / CACHE / f"cpu-onnxruntime-{ort.__version__}-{key}")
 
@@ -213,7 +208,7 @@ class _Store:
         for place in places:
             if self._holds(place, data):
                 return place
-        self._append(bytes(-self._end % PAGE_BYTES + PAST_PAGE_BYTES))
+        self._append(bytes(-self._end % ALIGNMENT))
         places.append(self._end)
         self._append(data)
         return places[-1]

@@ -14,7 +14,6 @@ namespace {
 
 constexpr const char* MANIFEST = "manifest.json";
 constexpr std::size_t KEY_LENGTH = 12;  // hexadecimal digits
-constexpr const char* LAYOUT = "2";     // of the weight file
 
 std::string stripped(const std::string& text) {
     const char* blanks = " \t\r\n\v\f";
@@ -35,7 +34,7 @@ std::string processor() {
 
 // The key of dipgo_compile/backends/prepack.py.
 std::string cache_key(const std::vector<Plan>& plans, const std::string& onnxruntime_version) {
-    std::string parts = LAYOUT + ("\n" + onnxruntime_version) + "\n" + processor();
+    std::string parts = onnxruntime_version + "\n" + processor();
     const FileRecords& files = plans.front().files;  // those of all shapes
     for (const Plan& plan : plans) {
         for (const Engine& engine : plan.engines) parts += "\n" + files.at(engine.file).sha256;
