@@ -55,8 +55,9 @@ def compile_shape(
 ) -> CompiledShape:
     """One shape, that of ``options``."""
     onnx_model = exported.onnx.clone()
-    rewritten = apply(onnx_model, default_rewrites(options.backend), options.disabled)
-    converted = in_precision(onnx_model, options.precision, exported.model.inputs(exported.geometry))
+    inputs = exported.model.inputs(exported.geometry)
+    rewritten = apply(onnx_model, default_rewrites(options.backend, inputs), options.disabled)
+    converted = in_precision(onnx_model, options.precision, inputs)
     plan = compile_plan(exported.model, exported.geometry, onnx_model, mask, schedule, options)
     if weights is not None:
         weights.share(onnx_model)

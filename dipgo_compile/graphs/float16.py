@@ -27,9 +27,9 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from dipgo_compile.backends.registry import FLOAT16
 from dipgo_compile.errors import GraphError
+from dipgo_compile.graphs.early import early_tensors
 from dipgo_compile.graphs.partition import SCOPES, varying_values
 from dipgo_compile.models import InputSpec
-from dipgo_compile.passes.fold_timestep import early_tensors
 from dipgo_compile.plan import PassReport
 
 NAME = "float16"

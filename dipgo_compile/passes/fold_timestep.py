@@ -1,19 +1,18 @@
 """fold_timestep: what depends on the timestep alone is computed at build time.
 
-Binding-time analysis on the ONNX graph: a tensor is *early* when it depends on the timestep and on weights
-only. Engines read early tensors as constants, one per timestep, and the nodes that made them (time embedding,
-every block's projection of it) are no longer between an engine's inputs and outputs.
+Engines read early tensors (``graphs/early.py``) as constants, one per timestep, and the nodes that made them
+(time embedding, every block's projection of it) are no longer between an engine's inputs and outputs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
+from dipgo_compile.graphs.early import early_tensors
 from dipgo_compile.graphs.subgraph import boundary, evaluate
 from dipgo_compile.passes.base import Pass, PassResult
 from dipgo_compile.program import Array, BlockGraph, Engine, Instruction, Program, Run, TensorSpec
@@ -96,25 +95,3 @@ def _constant_inputs(program: Program) -> set[str]:
     read = ((inputs[run.engine], run.inputs) for run in program.runs())
     pairs = (pair for tensors, values in read for pair in zip(tensors, values, strict=True))
     return {tensor for tensor, value in pairs if value in program.constants}
-
-
-def early_tensors(graph: ir.Graph, timestep: str) -> set[str]:
-    """Names of the tensors that depend on nothing but the timestep and weights.
-
-    A broadcast to a larger shape is left to the engine: its result would only fill memory.
-    """
-    early: set[ir.Value] = {value for value in graph.inputs if value.name == timestep}
-    for node in graph:
-        read = [value for value in node.inputs if value is not None and not value.is_initializer()]
-        if all(value in early for value in read) and not is_large_broadcast(node):
-            early.update(node.outputs)
-    names = {value.name for value in early if value.name is not None}
-    return names - {timestep}
-
-
-def is_large_broadcast(node: ir.Node) -> bool:
-    """Whether the node repeats its input more than 16 times."""
-    if node.op_type not in ("Expand", "Tile"):
-        return False
-    shapes = [value.shape for value in (node.inputs[0], node.outputs[0]) if value is not None and value.shape]
-    return len(shapes) == 2 and math.prod(shapes[1].numpy()) > 16 * math.prod(shapes[0].numpy())

@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from dipgo_compile.graphs.early import is_large_broadcast
 from dipgo_compile.graphs.partition import tensor_spec
 from dipgo_compile.graphs.subgraph import boundary
 from dipgo_compile.passes.base import Pass, PassResult
-from dipgo_compile.passes.fold_timestep import is_large_broadcast
 from dipgo_compile.passes.unroll import given_to, in_half
 from dipgo_compile.program import PROLOGUE, BlockGraph, Engine, Instruction, Program, Run, TensorSpec
 

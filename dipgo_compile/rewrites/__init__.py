@@ -10,19 +10,26 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
+from dipgo_compile.models import InputSpec
 from dipgo_compile.plan import PassReport
 from dipgo_compile.rewrites.attention import FuseAttention
 from dipgo_compile.rewrites.base import Rewrite
 from dipgo_compile.rewrites.group_norm import LowerGroupNorm
+from dipgo_compile.rewrites.modulated_norm import ModulatedNorm
 from dipgo_compile.rewrites.split_linear import SplitLinear
 
-REWRITES: tuple[type[Rewrite], ...] = (FuseAttention, SplitLinear, LowerGroupNorm)
+REWRITES: tuple[type[Rewrite], ...] = (FuseAttention, SplitLinear, LowerGroupNorm, ModulatedNorm)
 NAMES = tuple(rewrite.name for rewrite in REWRITES)
 
 
-def default_rewrites(backend: str) -> list[Rewrite]:
-    """Those that pay with ``backend`` ("onnxruntime"), in order. Each can be left out."""
-    return [rewrite() for rewrite in REWRITES if backend in rewrite.backends]
+def default_rewrites(backend: str, inputs: Sequence[InputSpec] = ()) -> list[Rewrite]:
+    """Those that pay with ``backend`` ("onnxruntime"), in order. Each can be left out.
+
+    ``inputs`` are those of a denoiser, whose timestep has one value for all samples.
+    """
+    rewrites: list[Rewrite] = [FuseAttention(), SplitLinear(), LowerGroupNorm()]
+    rewrites += [ModulatedNorm(given.name) for given in inputs if given.role == "timestep"]
+    return [rewrite for rewrite in rewrites if backend in rewrite.backends]
 
 
 def apply(

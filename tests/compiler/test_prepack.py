@@ -100,7 +100,7 @@ def test_every_weight_is_stored_once(pristine: Path) -> None:
 
 
 def test_packed_weights_are_read_where_they_lie(pristine: Path) -> None:
-    """ONNX Runtime packs a weight again, into private memory, where it does not accept its place in the file."""
+    """ONNX Runtime packs a weight again, into private memory, where it dislikes its place in the file."""
     cache = cache_of(pristine)
     packed = {
         (int(offset), int(size))

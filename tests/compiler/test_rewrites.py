@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx.parser
@@ -18,9 +18,11 @@ from dipgo_compile.errors import CompileError
 from dipgo_compile.graphs.engines import weight_bytes
 from dipgo_compile.graphs.export import export
 from dipgo_compile.graphs.partition import SCOPES, partition
+from dipgo_compile.models import InputSpec
 from dipgo_compile.models.source import example_inputs
 from dipgo_compile.pipeline import compile_program
-from dipgo_compile.rewrites import NAMES, apply, default_rewrites
+from dipgo_compile.program import TensorSpec
+from dipgo_compile.rewrites import NAMES, Rewrite, apply, default_rewrites
 from tests.families.tiny import make
 
 TOLERANCE = 1e-5  # relative to the largest value: float32 rounds at 6e-8, through some hundred layers
@@ -42,12 +44,16 @@ def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
 
 
-def rewrite_named(name: str, model: ir.Model) -> int:
-    (found,) = (rewrite for rewrite in default_rewrites("onnxruntime") if rewrite.name == name)
+def rewrite_named(name: str, model: ir.Model, inputs: Sequence[InputSpec] = ()) -> int:
+    (found,) = (rewrite for rewrite in default_rewrites("onnxruntime", inputs) if rewrite.name == name)
     return found(model)
 
 
-@pytest.fixture(scope="module", params=["unet", "dit", "tiny-sd"])
+def all_rewrites(denoiser: Exported) -> list[Rewrite]:
+    return default_rewrites("onnxruntime", denoiser.model.inputs(denoiser.geometry))
+
+
+@pytest.fixture(scope="module", params=["unet", "dit", "pixart-alpha-512", "tiny-sd"])
 def denoiser(request) -> Exported:
     """A denoiser as the exporter gave it. Not to be changed."""
     if request.param == "tiny-sd":
@@ -60,7 +66,7 @@ def denoiser(request) -> Exported:
 REPLACED = {"attention": "Attention", "split_linear": "Split", "group_norm": "GroupNormalization"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", REPLACED)
 def test_a_rewrite_replaces_every_match_and_keeps_the_result(name, denoiser):
     model, exported = denoiser.model, denoiser.onnx
     inputs = example_inputs(model.inputs(denoiser.geometry), seed=1)
@@ -68,17 +74,30 @@ def test_a_rewrite_replaces_every_match_and_keeps_the_result(name, denoiser):
     rewritten = exported.clone()
     count = rewrite_named(name, rewritten)
     matches = operators(exported)[REPLACED[name]]
-    if model.class_name.startswith("DiT") and name == "split_linear":
-        assert matches > 0 == count  # its splits are in six, of the modulation
+    if "Transformer" in model.class_name and name == "split_linear":
+        assert matches > 0 == count  # splits of the modulation, in six
     else:
         assert count == matches
         assert REPLACED[name] not in operators(rewritten)
     assert_close(run(rewritten, feeds), run(exported, feeds))
 
 
+def test_modulated_norms_of_a_transformer(denoiser):
+    """Two of every block of PixArt, and the last. In a DiT the class modulates, too."""
+    expected = 7 if denoiser.model.class_name.startswith("PixArt") else 0
+    inputs, rewritten = denoiser.model.inputs(denoiser.geometry), denoiser.onnx.clone()
+    feeds = {key: tensor.numpy() for key, tensor in example_inputs(inputs, seed=1).items()}
+    before = operators(rewritten)
+    assert rewrite_named("modulated_norm", rewritten, inputs) == expected
+    assert before["Mul"] - operators(rewritten)["Mul"] == expected
+    assert_close(run(rewritten, feeds), run(denoiser.onnx, feeds))
+
+
 @pytest.mark.parametrize("granularity", ["block", "layer"])
 def test_blocks_are_cut_as_before(granularity, denoiser):
-    """Same blocks, which read and write the same tensors."""
+    """Same blocks, which read and write the same tensors. Without ``modulated_norm``, whose rows are new
+    tensors that what follows the last block of PixArt reads.
+    """
     model, rewritten = denoiser.model, denoiser.onnx.clone()
     specs = model.inputs(denoiser.geometry)
     apply(rewritten, default_rewrites("onnxruntime"))
@@ -92,7 +111,7 @@ def test_blocks_are_cut_as_before(granularity, denoiser):
 
 def test_everything_new_is_named_and_typed(denoiser):
     rewritten = denoiser.onnx.clone()
-    apply(rewritten, default_rewrites("onnxruntime"))
+    apply(rewritten, all_rewrites(denoiser))
     old = {node.name for node in denoiser.onnx.graph}
     assert len({node.name for node in rewritten.graph}) == len(rewritten.graph)
     for node in rewritten.graph:
@@ -247,6 +266,72 @@ def test_splits_of_another_kind_are_left_alone(model):
     assert operators(model) == before
 
 
+def modulated(
+    norm: str = "float[4] g = {1,1,1,1}",
+    axis: int = -1,
+    bias: str = "",
+    weight: str = "float[1,1,4] w = {1,2,3,4}",
+    scale: str = "column",
+    output: str = "",
+) -> ir.Model:
+    """Scale and shift are rows made of the timestep ``t``."""
+    return parsed(
+        f"""
+        norm (float[2,3,4] x, float[2] t, float[2,1,1] c) => (float[2,3,4] y {output})
+        <{norm}, float[4] b = {{0,0,{bias or 0},0}}, {weight}, int64[3] n = {{2,1,1}}>
+        {{
+          column = Reshape(t, n)
+          conditional = Add(column, c)
+          scale = Mul({scale}, w)
+          shift = Sin(scale)
+          normalized = LayerNormalization<axis={axis}, epsilon=0.01>(x, g {", b" if bias else ""})
+          product = Mul(scale, normalized)
+          y = Add(product, shift)
+        }}
+        """
+    )
+
+
+TIMESTEP = (InputSpec("t", "timestep", TensorSpec("float32", (2,))),)
+
+
+@pytest.mark.parametrize("bias", ["", "0"])
+def test_modulated_norm(bias):
+    model = modulated(bias=bias)
+    feeds = feeds_of(model) | {"t": np.array([0.7, 0.7], dtype=np.float32)}
+    expected = run(model, feeds)
+    assert rewrite_named("modulated_norm", model, TIMESTEP) == 1
+    assert operators(model)["Add"] == 0  # nor that of a condition, which nothing reads any more
+    assert_close(run(model, feeds), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        modulated(scale="conditional"),
+        modulated(weight="float[2,1,4] w = {1,2,3,4,5,6,7,8}"),
+        modulated(weight="float[1,3,4] w = {1,2,3,4,5,6,7,8,9,1,2,3}"),
+        modulated(norm="float[4] g = {1,1,2,1}"),
+        modulated(bias="3"),
+        modulated(norm="float[3,4] g = {1,1,1,1,1,1,1,1,1,1,1,1}", axis=1),
+        modulated(output=", float[2,3,4] normalized"),
+    ],
+    ids=[
+        "a condition decides, too",
+        "samples differ",
+        "rows of a sample differ",
+        "a scale of its own",
+        "a bias of its own",
+        "another axis",
+        "read elsewhere",
+    ],
+)
+def test_other_modulation_is_left_alone(model):
+    before = operators(model)
+    assert rewrite_named("modulated_norm", model, TIMESTEP) == 0
+    assert operators(model) == before
+
+
 def group_norm(scale: str = "float[6] s = {1,2,3,4,5,6}", inputs: str = "") -> ir.Model:
     return parsed(
         f"""
@@ -284,7 +369,8 @@ def test_a_build_reports_its_rewrites_and_can_leave_one_out(mask, tmp_path):
     report = build(mask, output=tmp_path / "m.dipgo", options=options(disabled=("attention",)))
     names = [name for name in NAMES if name != "attention"]
     assert [step.name for step in report.plan.passes[: len(names)]] == names
-    assert all(step.modified and "replaced" in step.summary for step in report.plan.passes[: len(names)])
+    modified = {step.name for step in report.plan.passes if step.modified and "replaced" in step.summary}
+    assert modified == {"split_linear", "group_norm"}  # no layer norm of Stable Diffusion is modulated
     engine = operators(ir.load(tmp_path / "m.dipgo" / "pattern0.onnx"))
     assert engine["Attention"] and not engine["MultiHeadAttention"] and not engine["GroupNormalization"]
 
@@ -302,5 +388,6 @@ def test_a_backend_without_the_kernels_gets_the_graph_as_exported():
 
 
 def test_nothing_to_replace_is_reported_so():
-    reports = apply(parsed("f (float[2] x) => (float[2] y) { y = Neg(x) }"), default_rewrites("onnxruntime"))
+    model = parsed("f (float[2] x) => (float[2] y) { y = Neg(x) }")
+    reports = apply(model, default_rewrites("onnxruntime", TIMESTEP))
     assert [(report.name, report.modified) for report in reports] == [(name, False) for name in NAMES]

@@ -53,8 +53,9 @@ def options(split: bool = True, **changes: object) -> BuildOptions:
 def exported(name: str, options: BuildOptions) -> Exported:
     """As ``build`` compiles it."""
     given = Exported.of(make(name), options)
-    apply(given.onnx, default_rewrites(options.backend))
-    in_precision(given.onnx, options.precision, given.model.inputs(given.geometry))
+    inputs = given.model.inputs(given.geometry)
+    apply(given.onnx, default_rewrites(options.backend, inputs))
+    in_precision(given.onnx, options.precision, inputs)
     return given
 
 
