@@ -1,4 +1,4 @@
-"""What ``memory="low"`` does besides ONNX Runtime's own options."""
+"""What keeps memory low besides ONNX Runtime's own options."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def return_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+
+
+def give_back_freed_memory() -> None:
+    """Give back what is free now. Opening an engine frees as much as the weights in its loops' bodies take,
+    which ONNX Runtime packs before it finds them packed, and glibc keeps that. Another C library is left
+    as it is.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class BriefEngine:

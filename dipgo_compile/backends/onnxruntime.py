@@ -33,7 +33,7 @@ from dipgo_compile.backends import cuda
 from dipgo_compile.backends.affinity import threads_of
 from dipgo_compile.backends.base import Buffer, EngineSession, LoadOptions
 from dipgo_compile.backends.device import DeviceMemory
-from dipgo_compile.backends.low_memory import BriefEngine, return_freed_memory
+from dipgo_compile.backends.low_memory import BriefEngine, give_back_freed_memory, return_freed_memory
 from dipgo_compile.backends.prepack import EngineCache, can_make
 from dipgo_compile.backends.runs import BoundRun, CapturedRun, SendingRun, warn_uncaptured
 from dipgo_compile.backends.sums import OUTPUT, sum_inputs, sum_model
@@ -144,12 +144,14 @@ class OnnxRuntimeBackend:
                 graphs=options.cuda_graphs and self._captures,
             )
 
-        return {
+        opened = {
             engine.name: BriefEngine(partial(open_engine, engine))
             if engine.name in brief
             else open_engine(engine)
             for engine in program.engines
         }
+        give_back_freed_memory()
+        return opened
 
     def _profiled(self, options: ort.SessionOptions, file: str) -> ort.SessionOptions:
         """The options for the engine of this file, which a session copies. ONNX Runtime tells profiles apart

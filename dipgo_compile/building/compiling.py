@@ -56,7 +56,8 @@ def compile_shape(
     """One shape, that of ``options``."""
     onnx_model = exported.onnx.clone()
     inputs = exported.model.inputs(exported.geometry)
-    rewritten = apply(onnx_model, default_rewrites(options.backend, inputs), options.disabled)
+    rewrites = default_rewrites(options.backend, inputs, provider=options.provider)
+    rewritten = apply(onnx_model, rewrites, options.disabled)
     converted = in_precision(onnx_model, options.precision, inputs)
     plan = compile_plan(exported.model, exported.geometry, onnx_model, mask, schedule, options)
     if weights is not None:
@@ -96,7 +97,7 @@ def surround(
         ending = _ending(shape.plan) if made else ""
         around = export_surroundings(pipeline, shape.plan, guidance_scale, ending, encoders)
         for graph in around.graphs.values():
-            apply(graph, default_rewrites(options.backend), options.disabled)
+            apply(graph, default_rewrites(options.backend, provider=options.provider), options.disabled)
             if weights is not None:
                 weights.share(graph)
         if around.parts.text_encoder is not None:

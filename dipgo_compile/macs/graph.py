@@ -59,10 +59,17 @@ def idle_call_computes(graph: ir.Graph, sample: str, timestep: str, blocks: Coll
 
 
 def macs_by_kind(graph: ir.Graph) -> Counter[str]:
-    """MACs of one run by kind of operator (``kinds.py``), with the products inside attention."""
+    """MACs of one run by kind of operator (``kinds.py``), with the products inside attention, and those of
+    the body of a ``Scan`` for each of its slices.
+    """
     found: Counter[str] = Counter()
     for node, macs in node_macs(graph, attention=True).items():
         found[kind_of(node.op_type)] += macs
+    for node in graph:
+        if node.op_type == "Scan":
+            sliced = node.inputs[-node.attributes["num_scan_inputs"].as_int()]
+            for kind, macs in macs_by_kind(node.attributes["body"].as_graph()).items():
+                found[kind] += _shape(node, sliced)[0] * macs
     return found
 
 

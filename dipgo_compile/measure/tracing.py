@@ -98,15 +98,20 @@ def _trace(bundle: Bundle, threads: int | None, repeats: int, directory: Path) -
 
 
 def read_trace(file: Path) -> list[EngineRun]:
-    """The runs in a file that ONNX Runtime's profiler wrote. An operator's event stands before its run's."""
+    """The runs in a file that ONNX Runtime's profiler wrote. An operator's event stands before its run's, and
+    before that of a ``Scan`` whose body it is in; a ``Scan`` takes what its body doesn't.
+    """
     events: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    found, operators = [], []
+    found: list[EngineRun] = []
+    started: list[tuple[int, str, int]] = []  # when, the kind, what it took
     for event in events:
         if event["cat"] == OPERATOR and "op_name" in event["args"]:
-            operators.append((kind_of(event["args"]["op_name"]), event["dur"] / MICROSECONDS))
+            inside = sum(taken for start, _, taken in started if start >= event["ts"])
+            started.append((event["ts"], kind_of(event["args"]["op_name"]), event["dur"] - inside))
         elif event["name"] == RUN:
-            found.append(EngineRun(event["dur"] / MICROSECONDS, tuple(operators)))
-            operators = []
+            operators = tuple((kind, taken / MICROSECONDS) for _, kind, taken in started)
+            found.append(EngineRun(event["dur"] / MICROSECONDS, operators))
+            started = []
     return found
 
 

@@ -17,19 +17,27 @@ from dipgo_compile.rewrites.base import Rewrite
 from dipgo_compile.rewrites.group_norm import LowerGroupNorm
 from dipgo_compile.rewrites.modulated_norm import ModulatedNorm
 from dipgo_compile.rewrites.split_linear import SplitLinear
+from dipgo_compile.rewrites.tile_rows import TileRows
 
-REWRITES: tuple[type[Rewrite], ...] = (FuseAttention, SplitLinear, LowerGroupNorm, ModulatedNorm)
+REWRITES: tuple[type[Rewrite], ...] = (FuseAttention, SplitLinear, LowerGroupNorm, ModulatedNorm, TileRows)
 NAMES = tuple(rewrite.name for rewrite in REWRITES)
 
 
-def default_rewrites(backend: str, inputs: Sequence[InputSpec] = ()) -> list[Rewrite]:
-    """Those that pay with ``backend`` ("onnxruntime"), in order. Each can be left out.
+def default_rewrites(
+    backend: str, inputs: Sequence[InputSpec] = (), *, provider: str = "cpu"
+) -> list[Rewrite]:
+    """Those that pay with ``backend`` ("onnxruntime") and its execution provider, in order. Each can be left
+    out.
 
     ``inputs`` are those of a denoiser, whose timestep has one value for all samples.
     """
-    rewrites: list[Rewrite] = [FuseAttention(), SplitLinear(), LowerGroupNorm()]
-    rewrites += [ModulatedNorm(given.name) for given in inputs if given.role == "timestep"]
-    return [rewrite for rewrite in rewrites if backend in rewrite.backends]
+    modulated = [ModulatedNorm(given.name) for given in inputs if given.role == "timestep"]
+    rewrites = [FuseAttention(), SplitLinear(), LowerGroupNorm(), *modulated, TileRows()]
+    return [
+        rewrite
+        for rewrite in rewrites
+        if backend in rewrite.backends and (provider == "cpu" or not rewrite.cpu_only)
+    ]
 
 
 def apply(

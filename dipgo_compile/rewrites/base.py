@@ -22,11 +22,12 @@ from dipgo_compile.program import Array
 class Rewrite(ABC):
     """Replaces every match of a few patterns. It must not change what the graph computes, but for rounding.
 
-    ``backends`` names those that have the kernels it needs, and where it pays.
+    ``backends`` names those that have the kernels it needs, and where it pays; ``cpu_only``: not on a GPU.
     """
 
     name: ClassVar[str]
     backends: ClassVar[frozenset[str]]
+    cpu_only: ClassVar[bool] = False
 
     def __call__(self, model: ir.Model) -> int:
         """Change ``model`` in place; return the number of matches replaced."""

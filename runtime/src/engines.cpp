@@ -60,6 +60,14 @@ void return_freed_memory() {
 #endif
 }
 
+// Give back what is free now. Opening an engine frees as much as the weights in its loops' bodies take, which ONNX
+// Runtime packs before it finds them packed, and glibc keeps that.
+void give_back_freed_memory() {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 void append_provider(Ort::SessionOptions& options, const std::string& provider) {
     const auto known = std::find_if(std::begin(PROVIDERS), std::end(PROVIDERS),
                                     [&](const Provider& row) { return provider == row.name; });
@@ -225,6 +233,7 @@ Engines::Engines(const Bundle& bundle, const LoadOptions& options) : bundle_(bun
         sessions_.push_back(std::make_unique<EngineSession>(engine.name, file, chosen, engine.inputs, engine.outputs,
                                                             options.provider != "cpu"));
     }
+    give_back_freed_memory();
 }
 
 EngineSession& Engines::opened(std::unique_ptr<EngineSession>& session, const std::optional<Part>& part) {

@@ -18,6 +18,7 @@ from dipgo_compile.errors import CompileError
 from dipgo_compile.graphs.engines import weight_bytes
 from dipgo_compile.graphs.export import export
 from dipgo_compile.graphs.partition import SCOPES, partition
+from dipgo_compile.macs.graph import macs_by_kind
 from dipgo_compile.models import InputSpec
 from dipgo_compile.models.source import example_inputs
 from dipgo_compile.pipeline import compile_program
@@ -360,6 +361,82 @@ def test_group_norm_with_a_computed_scale_is_left_alone():
     assert operators(model) == {"GroupNormalization": 1}
 
 
+def numbers(*shape: int) -> str:
+    return "{" + ",".join(str(index % 7 - 3) for index in range(np.prod(shape))) + "}"
+
+
+def feed_forward(
+    rows: str = "2,768", gated: bool = False, bias: str = "float[3] d", output: str = "", extra: str = ""
+) -> ir.Model:
+    """Three channels, five hidden ones."""
+    gate = (
+        "g = MatMul(x, v) gb = Add(g, e) act = Gelu(gb) hidden = Mul(act, up)"
+        if gated
+        else "hidden = Gelu(up)"
+    )
+    weights = {"float[3,5] w": (3, 5), "float[5] b": (5,), "float[5,3] u": (5, 3), bias: (3,)}
+    if gated:
+        weights |= {"float[3,5] v": (3, 5), "float[5] e": (5,)}
+    return parsed(
+        f"""
+        feed_forward (float[{rows},3] x) => (float[{rows},3] y {output})
+        <{", ".join(f"{name} = {numbers(*shape)}" for name, shape in weights.items())}>
+        {{
+          p = MatMul(x, w)
+          up = Add(b, p)
+          {gate}
+          q = MatMul(hidden, u)
+          {extra}
+          y = Add(q, d)
+        }}
+        """
+    )
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["gelu", "geglu"])
+@pytest.mark.parametrize(("rows", "tiles"), [("2,768", 3), ("1024", 2), ("3,2,400", 5)])
+def test_tile_rows(gated, rows, tiles):
+    model = feed_forward(rows, gated)
+    feeds, macs = feeds_of(model), macs_by_kind(model.graph)
+    expected = run(model, feeds)
+    assert rewrite_named("tile_rows", model) == 1
+    assert operators(model) == {"Reshape": 2, "Scan": 1}
+    (scan,) = (node for node in model.graph if node.op_type == "Scan")
+    assert scan.inputs[0].shape[0] == tiles
+    assert macs_by_kind(ir.from_proto(ir.to_proto(model)).graph) == macs
+    assert_close(run(model, feeds), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        feed_forward("2,256"),
+        feed_forward("1031"),
+        feed_forward(output=", float[2,768,5] hidden"),
+        feed_forward(bias="float[1,1,3] d"),
+        feed_forward(extra="r = Neg(q)", output=", float[2,768,3] r"),
+    ],
+    ids=[
+        "few rows",
+        "a prime number of rows",
+        "hidden read elsewhere",
+        "a bias of rank 3",
+        "product read elsewhere",
+    ],
+)
+def test_feed_forward_networks_of_another_kind_are_left_alone(model):
+    before = operators(model)
+    assert rewrite_named("tile_rows", model) == 0
+    assert operators(model) == before
+
+
+def test_rewrites_for_a_cpu_are_not_for_a_gpu():
+    names = [
+        {rewrite.name for rewrite in default_rewrites("onnxruntime", provider=p)} for p in ("cpu", "cuda")
+    ]
+    assert names[0] - names[1] == {"tile_rows"}
+
+
 @pytest.fixture(scope="module")
 def mask(tiny_sd):
     return make_mask(tiny_sd.model, tiny_sd.model.blocks(), "ddim", 2, lambda calls: [[True] * 9] * calls)
@@ -370,7 +447,7 @@ def test_a_build_reports_its_rewrites_and_can_leave_one_out(mask, tmp_path):
     names = [name for name in NAMES if name != "attention"]
     assert [step.name for step in report.plan.passes[: len(names)]] == names
     modified = {step.name for step in report.plan.passes if step.modified and "replaced" in step.summary}
-    assert modified == {"split_linear", "group_norm"}  # no layer norm of Stable Diffusion is modulated
+    assert modified == {"split_linear", "group_norm"}  # no layer norm is modulated, and tokens are few
     engine = operators(ir.load(tmp_path / "m.dipgo" / "pattern0.onnx"))
     assert engine["Attention"] and not engine["MultiHeadAttention"] and not engine["GroupNormalization"]
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from click.testing import CliRunner
+from onnx_ir.passes.common import ShapeInferencePass
 
 from benchmarks.suite import operators as suite_operators
 from benchmarks.suite.results import SuiteResult
@@ -24,6 +28,7 @@ from dipgo_compile.measure.operators import OperatorProfile, OperatorTime
 from dipgo_compile.measure.tracing import profile_operators, read_trace
 from dipgo_compile.models.source import load
 from dipgo_compile.plan import Target
+from dipgo_compile.rewrites.tile_rows import TileRows
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +126,8 @@ def test_what_the_profiler_does_not_see_is_refused(target: Target) -> None:
     assert "--measure" in str(raised.value)
 
 
-def event(category: str, name: str, microseconds: int, **args: str) -> dict[str, Any]:
-    return {"cat": category, "name": name, "dur": microseconds, "ts": 0, "args": args}
+def event(category: str, name: str, microseconds: int, start: int = 0, **args: str) -> dict[str, Any]:
+    return {"cat": category, "name": name, "dur": microseconds, "ts": start, "args": args}
 
 
 def test_events_belong_to_the_run_that_follows_them(tmp_path: Path) -> None:
@@ -130,7 +135,7 @@ def test_events_belong_to_the_run_that_follows_them(tmp_path: Path) -> None:
     events = [
         event("Session", "session_initialization", 9),
         event("Node", "a_kernel_time", 100, op_name="Gemm"),
-        event("Node", "b_kernel_time", 20, op_name="Softmax"),
+        event("Node", "b_kernel_time", 20, start=100, op_name="Softmax"),
         event("Session", "SequentialExecutor::Execute", 130),
         event("Session", "model_run", 140),
         event("Node", "a_kernel_time", 110, op_name="Gemm"),
@@ -153,6 +158,31 @@ MADE = OperatorProfile(
     seconds=10.0,
     macs_per_second=200e9,
 )
+
+
+def test_a_scan_takes_what_its_body_does_not(tmp_path: Path) -> None:
+    """A feed-forward network on one tile after the other, in ONNX Runtime."""
+    weights = {"w": (64, 256), "b": (256,), "u": (256, 64), "d": (64,)}
+    ones = ", ".join(
+        f"float[{','.join(map(str, shape))}] {name} = {{{','.join(['1'] * math.prod(shape))}}}"
+        for name, shape in weights.items()
+    )
+    model = ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["" : 23]>
+        network (float[2048,64] x) => (float[2048,64] y) <{ones}>
+        {{ p = MatMul(x, w) q = Add(p, b) r = Gelu(q) s = MatMul(r, u) y = Add(s, d) }}"""
+    )
+    ShapeInferencePass()(model)
+    assert TileRows()(model) == 1
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "scan")
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    session.run(None, {"x": np.ones((2048, 64), np.float32)})
+    (run,) = read_trace(Path(session.end_profiling()))
+    kinds = Counter(kind for kind, _ in run.operators)
+    assert kinds == {PRODUCT: 8, "Gelu": 4, "Scan": 1, "Reshape": 2}
+    assert all(seconds >= 0 for _, seconds in run.operators)
+    assert sum(seconds for _, seconds in run.operators) <= run.seconds
 
 
 def test_floors() -> None:

@@ -91,6 +91,28 @@ print(json.dumps(machine.Pss.now().total - before))
     assert left < 8 * MIB
 
 
+def test_what_is_free_is_given_back() -> None:
+    """The same without ``low``: glibc keeps the buffer, until it is told not to."""
+    kept, left = _measured(f"""
+import ctypes, json
+from dipgo_compile.backends.low_memory import give_back_freed_memory
+from dipgo_compile.measure import machine
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.free(libc.malloc({24 * MIB}))
+before = machine.Pss.now().total
+block = libc.malloc({16 * MIB})
+ctypes.memset(block, 1, {16 * MIB})
+above = libc.malloc(1000)
+libc.free(block)
+kept = machine.Pss.now().total
+give_back_freed_memory()
+print(json.dumps([kept - before, machine.Pss.now().total - before]))
+""")
+    assert kept > 12 * MIB
+    assert left < 8 * MIB
+
+
 def test_a_brief_engine_is_closed_after_each_run(funnel: Path) -> None:
     opened: list[weakref.ref[Any]] = []
 
