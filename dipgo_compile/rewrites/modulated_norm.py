@@ -127,4 +127,4 @@ def _rows_beside_norms(graph: ir.Graph) -> Iterator[str]:
 
 def _is_row(value: ir.Value) -> bool:
     shape = dims(value)
-    return shape is not None and len(shape) > 1 and all(size == 1 for size in shape[1:-1])
+    return shape is not None and len(shape) > 1 and shape[-1] > 1 and all(size == 1 for size in shape[1:-1])

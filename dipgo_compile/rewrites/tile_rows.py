@@ -73,6 +73,8 @@ def _replacement(op: Any, x: ir.Value, y: ir.Value, **_: ir.Value) -> ir.Value:
     tile = _tile_rows(rows) or rows
 
     def shaped(value: ir.Value, sizes: tuple[int, ...]) -> ir.Value:
+        if dims(value) == sizes:
+            return value
         name = f"tile_rows.{'x'.join(map(str, sizes))}"
         to = constant(op, origin, name, np.array(sizes, dtype=np.int64))
         return describe(op.Reshape(value, to), origin, y, sizes)
