@@ -47,9 +47,13 @@ class ModulatedNorm(Rewrite):
         return (RewriteRule(_pattern, _replacement, self._is_valid, name=self.name),)
 
     def _is_valid(
-        self, context: Any, normalized: ir.Value, scale: ir.Value, shift: ir.Value, **_: Any
+        self, context: Any, x: ir.Value, scale: ir.Value, shift: ir.Value, **made: ir.Value
     ) -> bool:
-        return _is_plain(producer(normalized)) and {scale.name, shift.name} <= self._alike
+        return (
+            _is_plain(producer(made["normalized"]))
+            and dims(x) == dims(made["modulated"])  # nothing is broadcast to a larger shape
+            and {scale.name, shift.name} <= self._alike
+        )
 
 
 def _pattern(op: Any, x: Any, scale: Any, shift: Any) -> Any:

@@ -71,44 +71,38 @@ print(json.dumps(peak.peak.total - before))
     assert grown < 24 * MIB  # one value of 16 MiB is alive at a time; kept for the last, the first makes 32
 
 
-def test_low_memory_keeps_no_freed_memory() -> None:
-    """Of a buffer below others that are in use, which glibc would keep once a larger one was freed."""
-    left = _measured(f"""
-import ctypes, json
-from dipgo_compile.backends.low_memory import return_freed_memory
-from dipgo_compile.measure import machine
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-return_freed_memory()
-libc.free(libc.malloc({24 * MIB}))
-before = machine.Pss.now().total
-block = libc.malloc({16 * MIB})
-ctypes.memset(block, 1, {16 * MIB})
-above = libc.malloc(1000)
-libc.free(block)
-print(json.dumps(machine.Pss.now().total - before))
-""")
-    assert left < 8 * MIB
-
-
-def test_what_is_free_is_given_back() -> None:
-    """The same without ``low``: glibc keeps the buffer, until it is told not to."""
+def _left_of_a_freed_buffer(before: str, after: str) -> tuple[int, int]:
+    """Bytes of 16 MiB that a process keeps when they are freed below others that are in use, a larger buffer
+    having been freed earlier: at once, and once ``after`` was called. ``before`` is called first.
+    """
     kept, left = _measured(f"""
 import ctypes, json
-from dipgo_compile.backends.low_memory import give_back_freed_memory
+from dipgo_compile.backends.low_memory import give_back_freed_memory, return_freed_memory
 from dipgo_compile.measure import machine
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+{before}
 libc.free(libc.malloc({24 * MIB}))
-before = machine.Pss.now().total
+start = machine.Pss.now().total
 block = libc.malloc({16 * MIB})
 ctypes.memset(block, 1, {16 * MIB})
 above = libc.malloc(1000)
 libc.free(block)
 kept = machine.Pss.now().total
-give_back_freed_memory()
-print(json.dumps([kept - before, machine.Pss.now().total - before]))
+{after}
+print(json.dumps([kept - start, machine.Pss.now().total - start]))
 """)
+    return kept, left
+
+
+def test_low_memory_keeps_no_freed_memory() -> None:
+    kept, _ = _left_of_a_freed_buffer("return_freed_memory()", "")
+    assert kept < 8 * MIB
+
+
+def test_what_is_free_is_given_back() -> None:
+    """Without ``low`` glibc keeps it, until it is told not to."""
+    kept, left = _left_of_a_freed_buffer("", "give_back_freed_memory()")
     assert kept > 12 * MIB
     assert left < 8 * MIB
 

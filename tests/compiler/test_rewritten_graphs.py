@@ -1,0 +1,295 @@
+"""Rewrites of small graphs: every form that they replace, and near misses left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from rewriting import TIMESTEP, assert_close, feeds_of, operators, parsed, rewrite_named, run
+
+from dipgo_compile.macs.graph import macs_by_kind
+from dipgo_compile.rewrites import default_rewrites
+
+
+def attention(
+    mask: str = "", attributes: str = "", perm: str = "0,2,1,3", output: str = "y", scopes=None
+) -> ir.Model:
+    """Two heads of four, five queries on three keys; values of size six."""
+    return parsed(
+        f"""
+        attend (float[2,5,8] q, float[2,3,8] k, float[2,3,12] v {f", float[{mask}] m" if mask else ""})
+            => (float[2,5,12] {output})
+        <int64[4] s = {{0,0,2,4}}, int64[4] sv = {{0,0,2,6}}, int64[3] so = {{0,0,12}}>
+        {{
+          q4 = Reshape(q, s)
+          k4 = Reshape(k, s)
+          v4 = Reshape(v, sv)
+          qt = Transpose<perm=[0,2,1,3]>(q4)
+          kt = Transpose<perm=[0,2,1,3]>(k4)
+          vt = Transpose<perm=[0,2,1,3]>(v4)
+          a = Attention{attributes}(qt, kt, vt {", m" if mask else ""})
+          at = Transpose<perm=[{perm}]>(a)
+          y = Reshape(at, so)
+        }}
+        """,
+        scopes,
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        attention(),
+        attention(attributes="<scale=0.3>"),
+        attention(mask="2,2,5,3"),
+        attention(mask="1,2,5,3", attributes="<scale=2.0>"),
+        attention(mask="2,1,5,3"),
+    ],
+    ids=["plain", "scale", "mask", "mask for all samples", "mask for all heads"],
+)
+def test_attention_of_every_valid_form(model):
+    feeds = feeds_of(model)
+    expected = run(model, feeds)
+    assert rewrite_named("attention", model) == 1
+    assert operators(model) == {"MultiHeadAttention": 1}
+    assert_close(run(model, feeds), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        attention(attributes="<is_causal=1>"),
+        attention(attributes="<softcap=5.0>"),
+        attention(attributes="<scale=0.0>"),
+        attention(mask="2,2,1,3"),
+        attention(mask="5,3"),
+        attention(perm="0,2,3,1"),
+        attention(scopes={"q4": "projection"}),
+        attention(output="y, float[2,2,5,4] qt"),
+    ],
+    ids=[
+        "causal",
+        "softcap",
+        "scale of 0",
+        "mask for all queries",
+        "flat mask",
+        "another transpose",
+        "two modules",
+        "heads read elsewhere",
+    ],
+)
+def test_attention_that_the_kernel_lacks_is_left_alone(model):
+    before = operators(model)
+    assert rewrite_named("attention", model) == 0
+    assert operators(model) == before
+
+
+def linear(
+    split: str = "axis=-1, num_outputs=2", sizes: str = "", output: str = "", extra: str = ""
+) -> ir.Model:
+    return parsed(
+        f"""
+        project (float[2,3,4] x) => (float[2,3,6] first, float[2,3,6] second {output})
+        <float[4,12] w, float[12] b {", int64[2] n = {4, 8}" if sizes else ""}>
+        {{
+          product = MatMul(x, w)
+          sum = Add(product, b)
+          {extra}
+          first, second = Split<{split}>(sum {sizes})
+        }}
+        """.replace(
+            "float[4,12] w", f"float[4,12] w = {{{','.join(str(i % 7) for i in range(48))}}}"
+        ).replace("float[12] b", f"float[12] b = {{{','.join(str(i) for i in range(12))}}}")
+    )
+
+
+def test_split_linear():
+    model = linear()
+    feeds = feeds_of(model)
+    expected = run(model, feeds)
+    assert rewrite_named("split_linear", model) == 1
+    assert operators(model) == {"MatMul": 2, "Add": 2}
+    assert_close(run(model, feeds), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        linear(split="axis=-1", sizes=", n"),
+        linear(split="axis=0, num_outputs=2"),
+        linear(output=", float[2,3,12] sum"),
+        linear(output=", float[12,4] wt", extra="wt = Transpose(w)"),
+    ],
+    ids=["unequal parts", "another axis", "sum read elsewhere", "weight read elsewhere"],
+)
+def test_splits_of_another_kind_are_left_alone(model):
+    before = operators(model)
+    assert rewrite_named("split_linear", model) == 0
+    assert operators(model) == before
+
+
+def modulated(
+    norm: str = "float[4] g = {1,1,1,1}",
+    axis: int = -1,
+    bias: str = "",
+    weight: str = "float[1,1,4] w = {1,2,3,4}",
+    scale: str = "column",
+    output: str = "",
+) -> ir.Model:
+    """Scale and shift are rows made of the timestep ``t``."""
+    return parsed(
+        f"""
+        norm (float[2,3,4] x, float[2] t, float[2,1,1] c) => (float[2,3,4] y {output})
+        <{norm}, float[4] b = {{0,0,{bias or 0},0}}, {weight}, int64[3] n = {{2,1,1}}>
+        {{
+          column = Reshape(t, n)
+          conditional = Add(column, c)
+          scale = Mul({scale}, w)
+          shift = Sin(scale)
+          normalized = LayerNormalization<axis={axis}, epsilon=0.01>(x, g {", b" if bias else ""})
+          product = Mul(scale, normalized)
+          y = Add(product, shift)
+        }}
+        """
+    )
+
+
+@pytest.mark.parametrize("bias", ["", "0"])
+def test_modulated_norm(bias):
+    model = modulated(bias=bias)
+    feeds = feeds_of(model) | {"t": np.array([0.7, 0.7], dtype=np.float32)}
+    expected = run(model, feeds)
+    assert rewrite_named("modulated_norm", model, TIMESTEP) == 1
+    assert operators(model)["Add"] == 0  # nor that of a condition, which nothing reads any more
+    assert_close(run(model, feeds), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        modulated(scale="conditional"),
+        modulated(weight="float[2,1,4] w = {1,2,3,4,5,6,7,8}"),
+        modulated(weight="float[1,3,4] w = {1,2,3,4,5,6,7,8,9,1,2,3}"),
+        modulated(norm="float[4] g = {1,1,2,1}"),
+        modulated(bias="3"),
+        modulated(norm="float[3,4] g = {1,1,1,1,1,1,1,1,1,1,1,1}", axis=1),
+        modulated(output=", float[2,3,4] normalized"),
+    ],
+    ids=[
+        "a condition decides, too",
+        "samples differ",
+        "rows of a sample differ",
+        "a scale of its own",
+        "a bias of its own",
+        "another axis",
+        "read elsewhere",
+    ],
+)
+def test_other_modulation_is_left_alone(model):
+    before = operators(model)
+    assert rewrite_named("modulated_norm", model, TIMESTEP) == 0
+    assert operators(model) == before
+
+
+def group_norm(scale: str = "float[6] s = {1,2,3,4,5,6}", inputs: str = "") -> ir.Model:
+    return parsed(
+        f"""
+        norm (float[2,6,4,4] x {inputs}) => (float[2,6,4,4] y)
+        <{scale}{"," if scale else ""} float[6] b = {{1,2,3,4,5,6}}>
+        {{ y = GroupNormalization<num_groups=3, epsilon=0.01>(x, s, b) }}
+        """
+    )
+
+
+def test_group_norm_is_as_exact_far_from_zero():
+    """Where E[x^2] - E[x]^2 cancels."""
+    model = group_norm()
+    x = feeds_of(model)["x"] + 100
+    rows = x.astype(np.float64).reshape(2, 3, -1)
+    unit = (rows - rows.mean(-1, keepdims=True)) / np.sqrt(rows.var(-1, keepdims=True) + 0.01)
+    affine = np.arange(1, 7).reshape(6, 1, 1)
+    assert rewrite_named("group_norm", model) == 1
+    (y,) = run(model, {"x": x})
+    np.testing.assert_allclose(y, unit.reshape(x.shape) * affine + affine, rtol=0, atol=3e-4)
+
+
+def test_group_norm_with_a_computed_scale_is_left_alone():
+    model = group_norm(scale="", inputs=", float[6] s")
+    assert rewrite_named("group_norm", model) == 0
+    assert operators(model) == {"GroupNormalization": 1}
+
+
+def numbers(*shape: int) -> str:
+    return "{" + ",".join(str(index % 7 - 3) for index in range(np.prod(shape))) + "}"
+
+
+def feed_forward(
+    rows: str = "2,768", gated: bool = False, bias: str = "float[3] d", output: str = "", extra: str = ""
+) -> ir.Model:
+    """Three channels, five hidden ones."""
+    gate = (
+        "g = MatMul(x, v) gb = Add(g, e) act = Gelu(gb) hidden = Mul(act, up)"
+        if gated
+        else "hidden = Gelu(up)"
+    )
+    weights = {"float[3,5] w": (3, 5), "float[5] b": (5,), "float[5,3] u": (5, 3), bias: (3,)}
+    if gated:
+        weights |= {"float[3,5] v": (3, 5), "float[5] e": (5,)}
+    return parsed(
+        f"""
+        feed_forward (float[{rows},3] x) => (float[{rows},3] y {output})
+        <{", ".join(f"{name} = {numbers(*shape)}" for name, shape in weights.items())}>
+        {{
+          p = MatMul(x, w)
+          up = Add(b, p)
+          {gate}
+          q = MatMul(hidden, u)
+          {extra}
+          y = Add(q, d)
+        }}
+        """
+    )
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["gelu", "geglu"])
+@pytest.mark.parametrize(("rows", "tiles"), [("2,768", 3), ("1024", 2), ("3,2,400", 5), ("4,512", 4)])
+def test_tile_rows(gated, rows, tiles):
+    model = feed_forward(rows, gated)
+    feeds, macs = feeds_of(model), macs_by_kind(model.graph)
+    expected = run(model, feeds)
+    assert rewrite_named("tile_rows", model) == 1
+    assert operators(model) == ({"Scan": 1} if rows == "4,512" else {"Reshape": 2, "Scan": 1})
+    (scan,) = (node for node in model.graph if node.op_type == "Scan")
+    assert scan.inputs[0].shape[0] == tiles
+    assert macs_by_kind(ir.from_proto(ir.to_proto(model)).graph) == macs
+    assert_close(run(model, feeds), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        feed_forward("2,256"),
+        feed_forward("1031"),
+        feed_forward(output=", float[2,768,5] hidden"),
+        feed_forward(bias="float[1,1,3] d"),
+        feed_forward(extra="r = Neg(q)", output=", float[2,768,3] r"),
+    ],
+    ids=[
+        "few rows",
+        "a prime number of rows",
+        "hidden read elsewhere",
+        "a bias of rank 3",
+        "product read elsewhere",
+    ],
+)
+def test_feed_forward_networks_of_another_kind_are_left_alone(model):
+    before = operators(model)
+    assert rewrite_named("tile_rows", model) == 0
+    assert operators(model) == before
+
+
+def test_rewrites_for_a_cpu_are_not_for_a_gpu():
+    names = [
+        {rewrite.name for rewrite in default_rewrites("onnxruntime", provider=p)} for p in ("cpu", "cuda")
+    ]
+    assert names[0] - names[1] == {"tile_rows"}
