@@ -56,7 +56,7 @@ def compile_shape(
     """One shape, that of ``options``."""
     onnx_model = exported.onnx.clone()
     inputs = exported.model.inputs(exported.geometry)
-    rewrites = default_rewrites(options.backend, inputs, provider=options.provider)
+    rewrites = default_rewrites(options.backend, provider=options.provider)
     rewritten = apply(onnx_model, rewrites, options.disabled)
     converted = in_precision(onnx_model, options.precision, inputs)
     plan = compile_plan(exported.model, exported.geometry, onnx_model, mask, schedule, options)

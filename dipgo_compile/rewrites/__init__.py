@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
-from dipgo_compile.models import InputSpec
 from dipgo_compile.plan import PassReport
 from dipgo_compile.rewrites.attention import FuseAttention
 from dipgo_compile.rewrites.base import Rewrite
@@ -23,19 +22,13 @@ REWRITES: tuple[type[Rewrite], ...] = (FuseAttention, SplitLinear, LowerGroupNor
 NAMES = tuple(rewrite.name for rewrite in REWRITES)
 
 
-def default_rewrites(
-    backend: str, inputs: Sequence[InputSpec] = (), *, provider: str = "cpu"
-) -> list[Rewrite]:
+def default_rewrites(backend: str, *, provider: str = "cpu") -> list[Rewrite]:
     """Those that pay with ``backend`` ("onnxruntime") and its execution provider, in order. Each can be left
     out.
-
-    ``inputs`` are those of a denoiser, whose timestep has one value for all samples.
     """
-    modulated = [ModulatedNorm(given.name) for given in inputs if given.role == "timestep"]
-    rewrites = [FuseAttention(), SplitLinear(), LowerGroupNorm(), *modulated, TileRows()]
     return [
-        rewrite
-        for rewrite in rewrites
+        rewrite()
+        for rewrite in REWRITES
         if backend in rewrite.backends and (provider == "cpu" or not rewrite.cpu_only)
     ]
 

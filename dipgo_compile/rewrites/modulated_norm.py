@@ -1,59 +1,41 @@
-"""modulated_norm: layer normalisation scales and shifts by what the timestep decides as it normalises.
+"""modulated_norm: layer normalisation scales and shifts by what a sample decides as it normalises.
 
-The adaptive layer norm of PixArt-alpha (adaLN-single) multiplies what it normalised by ``1 + scale`` and adds
-``shift``, one row of each for every sample. All samples of a call have the same timestep, so rows that depend
-on nothing else are alike, and one of them can be the scale and the bias of the kernel, which writes a tensor
-once instead of three times. A DiT's rows depend on the class, too: they stay.
+An adaptive layer norm (adaLN of DiT and PixArt-alpha) multiplies what it normalised by ``1 + scale`` and adds
+``shift``, one row of each for every sample. The kernel scales and shifts, too, by one row for all that it
+normalises: given one sample after the other, it writes a tensor once instead of three times. ``Scan`` hands
+its body views of the samples and lets it write results in place, so nothing is copied.
+
+A layer norm of 2 x 256 tokens of 1152 channels (DiT-XL/2 at 256x256), 2 cores: 0.54 ms as three operators,
+0.32 in a ``Scan``, and 0.30 if it neither scaled nor shifted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import RewriteRule
 
-from dipgo_compile.graphs.early import early_tensors
-from dipgo_compile.graphs.subgraph import evaluate
 from dipgo_compile.rewrites.base import Rewrite, constant, describe, dims, producer, weight
 
 KEPT = ("epsilon", "stash_type")  # attributes that stay what they were
-TIMESTEP = 500.0  # one at which rows are compared; what else they depend on is the same at all
-TOLERANCE = 1e-6  # relative to the largest value: rows of a matrix product may be rounded differently
 
 
 class ModulatedNorm(Rewrite):
-    """LayerNormalization -> Mul -> Add becomes LayerNormalization, where factor and term are rows that are
-    the same for all samples at any ``timestep``, an input that has one value for all samples.
+    """LayerNormalization -> Mul -> Add, where factor and term are a row for each sample, becomes a ``Scan``
+    of layer norms over the samples.
 
     Left alone: a layer norm with weights of its own, or one whose result others read too.
     """
 
     name = "modulated_norm"
     backends = frozenset({"onnxruntime"})
-
-    def __init__(self, timestep: str) -> None:
-        self._timestep = timestep
-        self._alike: frozenset[str] = frozenset()
-
-    def __call__(self, model: ir.Model) -> int:
-        """See ``Rewrite``."""
-        self._alike = frozenset(_alike(model, self._timestep))
-        return super().__call__(model)
+    cpu_only = True
 
     def rules(self) -> Sequence[RewriteRule]:
-        return (RewriteRule(_pattern, _replacement, self._is_valid, name=self.name),)
-
-    def _is_valid(
-        self, context: Any, x: ir.Value, scale: ir.Value, shift: ir.Value, **made: ir.Value
-    ) -> bool:
-        return (
-            _is_plain(producer(made["normalized"]))
-            and dims(x) == dims(made["modulated"])  # nothing is broadcast to a larger shape
-            and {scale.name, shift.name} <= self._alike
-        )
+        return (RewriteRule(_pattern, _replacement, _is_valid, name=self.name),)
 
 
 def _pattern(op: Any, x: Any, scale: Any, shift: Any) -> Any:
@@ -61,35 +43,19 @@ def _pattern(op: Any, x: Any, scale: Any, shift: Any) -> Any:
     return op.Add(op.Mul(normalized, scale), shift, _outputs=["modulated"])
 
 
-def _replacement(
-    op: Any, x: ir.Value, scale: ir.Value, shift: ir.Value, normalized: ir.Value, modulated: ir.Value
-) -> ir.Value:
-    node, origin = producer(normalized), producer(modulated)
-    same = {name: node.attributes[name].value for name in KEPT if name in node.attributes}
-    numbers = [
-        constant(op, origin, f"modulated_norm.{number}", np.array([number], dtype=np.int64))
-        for number in (0, 1, (dims(x) or ())[-1])
-    ]
-    rows = (_first_row(op, origin, value, *numbers) for value in (scale, shift))
-    return describe(op.LayerNormalization(x, *rows, axis=-1, **same), origin, modulated)
+def _is_valid(
+    context: Any, x: ir.Value, scale: ir.Value, shift: ir.Value, normalized: ir.Value, modulated: ir.Value
+) -> bool:
+    shape = dims(x) or ()
+    rows = (*shape[:1], *(1 for _ in shape[1:-1]), *shape[-1:])
+    return len(shape) > 2 and dims(scale) == dims(shift) == rows and _is_plain(producer(normalized), x)
 
 
-def _first_row(
-    op: Any, origin: ir.Node, value: ir.Value, first: ir.Value, second: ir.Value, width: ir.Value
-) -> ir.Value:
-    """The row of the first sample, as a vector."""
-    shape = dims(value) or ()
-    row = describe(op.Slice(value, first, second, first), origin, value, (1, *shape[1:]))
-    return describe(op.Reshape(row, width), origin, value, shape[-1:])
-
-
-def _is_plain(norm: ir.Node) -> bool:
+def _is_plain(norm: ir.Node, x: ir.Value) -> bool:
     """Whether a layer norm normalises the last axis, and does nothing else."""
-    x, scale, bias = (*norm.inputs, None)[:3]
-    shape = dims(x) if x is not None else None
+    _, scale, bias = (*norm.inputs, None)[:3]
     return (
-        shape is not None
-        and norm.attributes.get_int("axis", -1) in (-1, len(shape) - 1)
+        norm.attributes.get_int("axis", -1) in (-1, len(dims(x) or ()) - 1)
         and _is_all(scale, 1.0)
         and (bias is None or _is_all(bias, 0.0))
     )
@@ -100,35 +66,26 @@ def _is_all(value: ir.Value | None, number: float) -> bool:
     return data is not None and bool((data.numpy() == number).all())
 
 
-def _alike(model: ir.Model, timestep: str) -> Iterator[str]:
-    """The rows that may modulate, by name, and are the same for all samples."""
-    early = early_tensors(model.graph, timestep)
-    names = list(dict.fromkeys(name for name in _rows_beside_norms(model.graph) if name in early))
-    given = next((value for value in model.graph.inputs if value.name == timestep), None)
-    if not names or given is None or given.dtype is None:
-        return
-    feed = np.full(dims(given) or (), TIMESTEP, dtype=given.dtype.numpy())
-    for name, rows in zip(names, *evaluate(model, [{timestep: feed}], names), strict=True):
-        if np.abs(rows - rows[:1]).max() <= TOLERANCE * np.abs(rows).max():
-            yield name
+def _replacement(
+    op: Any, x: ir.Value, scale: ir.Value, shift: ir.Value, normalized: ir.Value, modulated: ir.Value
+) -> ir.Value:
+    origin, shape = producer(modulated), dims(x) or ()
+    sizes = (shape[0], shape[-1])
+    to = constant(op, origin, f"modulated_norm.{'x'.join(map(str, sizes))}", np.array(sizes, dtype=np.int64))
+    rows = (describe(op.Reshape(value, to), origin, value, sizes) for value in (scale, shift))
+    scanned = op.Scan(x, *rows, body=_body(producer(normalized), x, modulated), num_scan_inputs=3)
+    return describe(scanned, origin, modulated)
 
 
-def _rows_beside_norms(graph: ir.Graph) -> Iterator[str]:
-    """Factors of what was normalised, and terms of such products: a row for each sample, or one for all."""
-    products: set[ir.Value] = set()
-    for node in graph:
-        if node.op_type not in ("Mul", "Add") or len(node.inputs) != 2:
-            continue
-        for value, other in (node.inputs, node.inputs[::-1]):
-            if value is None or other is None or other.name is None or not _is_row(other):
-                continue
-            made_by = value.producer()
-            after_norm = made_by is not None and made_by.op_type == "LayerNormalization"
-            if value in products if node.op_type == "Add" else after_norm:
-                products.update(node.outputs)
-                yield other.name
-
-
-def _is_row(value: ir.Value) -> bool:
-    shape = dims(value)
-    return shape is not None and len(shape) > 1 and shape[-1] > 1 and all(size == 1 for size in shape[1:-1])
+def _body(norm: ir.Node, x: ir.Value, modulated: ir.Value) -> ir.Graph:
+    """The layer norm of one sample, with its rows."""
+    shape = (dims(x) or ())[1:]
+    given, scale, shift, result = (
+        ir.Value(name=f"{modulated.name}.{part}", type=x.type, shape=ir.Shape(sizes))
+        for part, sizes in (("x", shape), ("scale", shape[-1:]), ("shift", shape[-1:]), ("y", shape))
+    )
+    inputs = [given, scale, shift]
+    same = [norm.attributes[name] for name in KEPT if name in norm.attributes]
+    attributes = [ir.AttrInt64("axis", -1), *same]
+    node = ir.Node("", "LayerNormalization", inputs, attributes, outputs=[result], name=norm.name)
+    return ir.Graph(inputs, [result], nodes=[node], name=f"{modulated.name}.sample")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx.parser
@@ -11,11 +11,8 @@ import onnx_ir as ir
 import onnxruntime
 
 from dipgo_compile.graphs.partition import SCOPES
-from dipgo_compile.models import InputSpec
-from dipgo_compile.program import TensorSpec
 from dipgo_compile.rewrites import default_rewrites
 
-TIMESTEP = (InputSpec("t", "timestep", TensorSpec("float32", (2,))),)
 TOLERANCE = 1e-5  # relative to the largest value: float32 rounds at 6e-8, through some hundred layers
 
 
@@ -35,8 +32,8 @@ def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
 
 
-def rewrite_named(name: str, model: ir.Model, inputs: Sequence[InputSpec] = ()) -> int:
-    (found,) = (rewrite for rewrite in default_rewrites("onnxruntime", inputs) if rewrite.name == name)
+def rewrite_named(name: str, model: ir.Model) -> int:
+    (found,) = (rewrite for rewrite in default_rewrites("onnxruntime") if rewrite.name == name)
     return found(model)
 
 

@@ -54,7 +54,7 @@ def exported(name: str, options: BuildOptions) -> Exported:
     """As ``build`` compiles it."""
     given = Exported.of(make(name), options)
     inputs = given.model.inputs(given.geometry)
-    apply(given.onnx, default_rewrites(options.backend, inputs, provider=options.provider))
+    apply(given.onnx, default_rewrites(options.backend, provider=options.provider))
     in_precision(given.onnx, options.precision, inputs)
     return given
 

@@ -67,7 +67,7 @@ def plain(name: str) -> Exported:
 def exported(plain: Exported) -> Exported:
     """The same, rewritten as ``build`` does."""
     graph = plain.onnx.clone()
-    apply(graph, default_rewrites("onnxruntime", plain.model.inputs(plain.geometry)))
+    apply(graph, default_rewrites("onnxruntime"))
     return Exported(plain.model, plain.geometry, graph)
 
 

@@ -82,7 +82,7 @@ def plain(request: pytest.FixtureRequest) -> Exported:
     model = make(request.param)
     geometry = model.geometry(batch=2)
     graph = export(model, geometry)
-    apply(graph, default_rewrites("onnxruntime", model.inputs(geometry), provider="cuda"))
+    apply(graph, default_rewrites("onnxruntime", provider="cuda"))
     return Exported(model, geometry, graph)
 
 
