@@ -57,7 +57,7 @@ def compile_shape(
     onnx_model = exported.onnx.clone()
     inputs = exported.model.inputs(exported.geometry)
     rewrites = default_rewrites(options.backend, provider=options.provider)
-    rewritten = apply(onnx_model, rewrites, options.disabled)
+    rewritten = apply(onnx_model, rewrites, options.disabled, mask.blocks)
     converted = in_precision(onnx_model, options.precision, inputs)
     plan = compile_plan(exported.model, exported.geometry, onnx_model, mask, schedule, options)
     if weights is not None:

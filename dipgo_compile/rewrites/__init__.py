@@ -34,15 +34,21 @@ def default_rewrites(backend: str, *, provider: str = "cpu") -> list[Rewrite]:
 
 
 def apply(
-    model: ir.Model, rewrites: Sequence[Rewrite], disabled: Collection[str] = ()
+    model: ir.Model,
+    rewrites: Sequence[Rewrite],
+    disabled: Collection[str] = (),
+    blocks: Collection[str] = (),
 ) -> tuple[PassReport, ...]:
-    """Run the rewrites on ``model``, in place, except those named in ``disabled``; report each one run."""
+    """Run the rewrites on ``model``, in place, except those named in ``disabled``; report each one run.
+
+    ``blocks``: the scopes that it will be cut into.
+    """
     reports = []
     for rewrite in rewrites:
         if rewrite.name in disabled:
             continue
         before = len(model.graph)
-        count = rewrite(model)
+        count = rewrite(model, blocks)
         summary = (
             f"{count} replaced, {before} nodes became {len(model.graph)}" if count else "nothing to replace"
         )

@@ -9,33 +9,14 @@ writes what the next projection reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
-from onnxscript.rewriter import RewriteRule
 
-from dipgo_compile.rewrites.base import Rewrite, describe, dims, producer, same_module
+from dipgo_compile.rewrites.base import Form, Rewrite, describe, dims, producer
 
 HEADS_FIRST = [0, 2, 1, 3]  # (batch, tokens, heads, head size) <-> (batch, heads, tokens, head size)
 UNSUPPORTED = ("is_causal", "softcap", "softmax_precision")  # attributes that MultiHeadAttention lacks
-
-
-class FuseAttention(Rewrite):
-    """Attention between head reshapes becomes MultiHeadAttention, with or without an additive mask.
-
-    Left alone: a mask that broadcasts over queries, which the kernel doesn't do; attention with caches, and
-    with fewer heads of keys than of queries; heads reshaped elsewhere, or read by somebody else.
-    """
-
-    name = "attention"
-    backends = frozenset({"onnxruntime"})
-
-    def rules(self) -> Sequence[RewriteRule]:
-        return (
-            RewriteRule(_plain, _replacement, _is_valid, name=self.name),
-            RewriteRule(_masked, _replacement, _is_valid, name=self.name),
-        )
 
 
 def _heads(op: Any, tokens: Any, shape: Any) -> Any:
@@ -80,9 +61,7 @@ def _is_valid(
     kv_heads, kv_tokens, v_size = split[1][1], split[1][2], split[2][3]
     if kv_heads != heads or dims(merged) != (batch, tokens, heads * v_size):
         return False
-    if mask is not None and not _is_bias(mask, query, (batch, heads, tokens, kv_tokens)):
-        return False
-    return same_module(_matched(node, merged))
+    return mask is None or _is_bias(mask, query, (batch, heads, tokens, kv_tokens))
 
 
 def _is_bias(mask: ir.Value, query: ir.Value, scores: tuple[int, ...]) -> bool:
@@ -91,14 +70,6 @@ def _is_bias(mask: ir.Value, query: ir.Value, scores: tuple[int, ...]) -> bool:
     if shape is None or len(shape) != 4 or mask.dtype != query.dtype:
         return False
     return shape[2:] == scores[2:] and all(a in (1, b) for a, b in zip(shape[:2], scores[:2], strict=True))
-
-
-def _matched(attention: ir.Node, merged: ir.Value) -> list[ir.Node]:
-    reshape = producer(merged)
-    transposes = [producer(x) for x in attention.inputs[:3] if x is not None]
-    reshapes = [producer(x) for node in transposes for x in node.inputs if x is not None]
-    back = [producer(x) for x in reshape.inputs[:1] if x is not None]
-    return [attention, *transposes, *reshapes, *back, reshape]
 
 
 def _replacement(
@@ -119,3 +90,19 @@ def _replacement(
         query, key, value, *bias, num_heads=heads, **scale, _domain="com.microsoft", _version=1
     )
     return describe(fused, node, merged)
+
+
+class FuseAttention(Rewrite):
+    """Attention between head reshapes becomes MultiHeadAttention, with or without an additive mask.
+
+    Left alone: a mask that broadcasts over queries, which the kernel doesn't do; attention with caches, and
+    with fewer heads of keys than of queries; heads reshaped elsewhere, or read by somebody else.
+    """
+
+    name = "attention"
+    backends = frozenset({"onnxruntime"})
+
+    forms = (
+        Form(_plain, _replacement, _is_valid),
+        Form(_masked, _replacement, _is_valid),
+    )

@@ -7,8 +7,8 @@ new tensor its shape and dtype, since any of them may end up between two engines
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx_ir as ir
@@ -19,8 +19,23 @@ from dipgo_compile.graphs.partition import SCOPES, node_scopes
 from dipgo_compile.program import Array
 
 
-class Rewrite(ABC):
-    """Replaces every match of a few patterns. It must not change what the graph computes, but for rounding.
+@dataclass(frozen=True)
+class Form:
+    """A pattern, what replaces it, and whether it may: functions as ``RewriteRule`` takes them."""
+
+    pattern: Callable[..., Any]
+    replacement: Callable[..., Any]
+    is_valid: Callable[..., bool]
+
+    def rule(self, name: str, blocks: Collection[str]) -> RewriteRule:
+        def is_valid(context: Any, **values: Any) -> bool:
+            return in_one_block(context.nodes, blocks) and self.is_valid(context, **values)
+
+        return RewriteRule(self.pattern, self.replacement, is_valid, name=name)
+
+
+class Rewrite:
+    """Replaces every match of a few forms. It must not change what the graph computes, but for rounding.
 
     ``backends`` names those that have the kernels it needs, and where it pays; ``cpu_only``: not on a GPU.
     """
@@ -28,16 +43,17 @@ class Rewrite(ABC):
     name: ClassVar[str]
     backends: ClassVar[frozenset[str]]
     cpu_only: ClassVar[bool] = False
+    forms: ClassVar[tuple[Form, ...]]
 
-    def __call__(self, model: ir.Model) -> int:
-        """Change ``model`` in place; return the number of matches replaced."""
-        count = RewriteRuleSet(self.rules(), commute=True).apply_to_model(model)
+    def __call__(self, model: ir.Model, blocks: Collection[str] = ()) -> int:
+        """Change ``model`` in place; return the number of matches replaced. Left alone is what belongs to
+        several of ``blocks``, the scopes that the model will be cut into.
+        """
+        rules = [form.rule(self.name, blocks) for form in self.forms]
+        count = RewriteRuleSet(rules, commute=True).apply_to_model(model)
         if count:
             RemoveUnusedNodesPass()(model)  # and the weights that replacements no longer read
         return count
-
-    @abstractmethod
-    def rules(self) -> Sequence[RewriteRule]: ...
 
 
 def describe(
@@ -61,9 +77,12 @@ def producer(value: ir.Value) -> ir.Node:
     return node
 
 
-def same_module(nodes: Sequence[ir.Node]) -> bool:
-    """Whether one module made all ``nodes``. If not, a mask may cut between them."""
-    return len({tuple(node_scopes(node)[:-1]) for node in nodes}) == 1
+def in_one_block(nodes: Sequence[ir.Node], blocks: Collection[str]) -> bool:
+    """Whether ``nodes`` lie in one of ``blocks``, or all outside. A node without scopes is where the others
+    are.
+    """
+    named = [scopes for node in nodes if (scopes := node_scopes(node))]
+    return len({next((scope for scope in scopes if scope in blocks), None) for scopes in named}) <= 1
 
 
 def dims(value: ir.Value) -> tuple[int, ...] | None:

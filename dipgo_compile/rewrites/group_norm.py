@@ -18,22 +18,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript.rewriter import RewriteRule
 
 from dipgo_compile.program import Array
-from dipgo_compile.rewrites.base import Rewrite, constant, describe, dims, producer, weight
+from dipgo_compile.rewrites.base import Form, Rewrite, constant, describe, dims, producer, weight
 
 KEPT = ("epsilon", "stash_type")  # attributes that both operators have
-
-
-class LowerGroupNorm(Rewrite):
-    """GroupNormalization becomes Reshape, LayerNormalization, Reshape, Mul, Add."""
-
-    name = "group_norm"
-    backends = frozenset({"onnxruntime"})
-
-    def rules(self) -> Sequence[RewriteRule]:
-        return (RewriteRule(_pattern, _replacement, _is_valid, name=self.name),)
 
 
 def _pattern(op: Any, x: Any, scale: Any, bias: Any) -> Any:
@@ -79,3 +68,12 @@ def _data(value: ir.Value) -> Array:
     data = weight(value)
     assert data is not None
     return data.numpy()
+
+
+class LowerGroupNorm(Rewrite):
+    """GroupNormalization becomes Reshape, LayerNormalization, Reshape, Mul, Add."""
+
+    name = "group_norm"
+    backends = frozenset({"onnxruntime"})
+
+    forms = (Form(_pattern, _replacement, _is_valid),)

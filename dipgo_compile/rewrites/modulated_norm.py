@@ -11,31 +11,14 @@ A layer norm of 2 x 256 tokens of 1152 channels (DiT-XL/2 at 256x256), 2 cores: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript.rewriter import RewriteRule
 
-from dipgo_compile.rewrites.base import Rewrite, constant, describe, dims, producer, weight
+from dipgo_compile.rewrites.base import Form, Rewrite, constant, describe, dims, producer, weight
 
 KEPT = ("epsilon", "stash_type")  # attributes that stay what they were
-
-
-class ModulatedNorm(Rewrite):
-    """LayerNormalization -> Mul -> Add, where factor and term are a row for each sample, becomes a ``Scan``
-    of layer norms over the samples.
-
-    Left alone: a layer norm with weights of its own, or one whose result others read too.
-    """
-
-    name = "modulated_norm"
-    backends = frozenset({"onnxruntime"})
-    cpu_only = True
-
-    def rules(self) -> Sequence[RewriteRule]:
-        return (RewriteRule(_pattern, _replacement, _is_valid, name=self.name),)
 
 
 def _pattern(op: Any, x: Any, scale: Any, shift: Any) -> Any:
@@ -89,3 +72,17 @@ def _body(norm: ir.Node, x: ir.Value, modulated: ir.Value) -> ir.Graph:
     attributes = [ir.AttrInt64("axis", -1), *same]
     node = ir.Node("", "LayerNormalization", inputs, attributes, outputs=[result], name=norm.name)
     return ir.Graph(inputs, [result], nodes=[node], name=f"{modulated.name}.sample")
+
+
+class ModulatedNorm(Rewrite):
+    """LayerNormalization -> Mul -> Add, where factor and term are a row for each sample, becomes a ``Scan``
+    of layer norms over the samples.
+
+    Left alone: a layer norm with weights of its own, or one whose result others read too.
+    """
+
+    name = "modulated_norm"
+    backends = frozenset({"onnxruntime"})
+    cpu_only = True
+
+    forms = (Form(_pattern, _replacement, _is_valid),)

@@ -7,26 +7,11 @@ space.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
-from onnxscript.rewriter import RewriteRule
 
-from dipgo_compile.rewrites.base import Rewrite, describe, dims, producer, weight
-
-
-class SplitLinear(Rewrite):
-    """Linear layer -> Split in two along the last axis becomes two linear layers.
-
-    Left alone: a weight that others read too, since it would be stored twice.
-    """
-
-    name = "split_linear"
-    backends = frozenset({"onnxruntime"})
-
-    def rules(self) -> Sequence[RewriteRule]:
-        return (RewriteRule(_pattern, _replacement, _is_valid, name=self.name),)
+from dipgo_compile.rewrites.base import Form, Rewrite, describe, dims, producer, weight
 
 
 def _pattern(op: Any, x: Any, matrix: Any, bias: Any) -> Any:
@@ -86,3 +71,15 @@ def _half(op: Any, value: ir.Value, index: int) -> ir.Value:
     half = op.initializer(ir.Tensor(array[..., index * width : (index + 1) * width], name=name), name=name)
     assert isinstance(half, ir.Value)
     return half
+
+
+class SplitLinear(Rewrite):
+    """Linear layer -> Split in two along the last axis becomes two linear layers.
+
+    Left alone: a weight that others read too, since it would be stored twice.
+    """
+
+    name = "split_linear"
+    backends = frozenset({"onnxruntime"})
+
+    forms = (Form(_pattern, _replacement, _is_valid),)

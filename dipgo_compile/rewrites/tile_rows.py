@@ -13,34 +13,15 @@ to 1024 rows are equally fast.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript.rewriter import RewriteRule
 
-from dipgo_compile.rewrites.base import Rewrite, constant, describe, dims, producer, weight
+from dipgo_compile.rewrites.base import Form, Rewrite, constant, describe, dims, producer, weight
 
 TILE_ROWS = 512  # of a tile, at most
 MIN_ROWS = 1024  # fewer are computed at once
-
-
-class TileRows(Rewrite):
-    """Linear layer -> activation -> linear layer on many rows becomes a ``Scan`` over tiles of them.
-
-    The activation is Gelu, or GEGLU after ``split_linear``. Left alone: rows that tiles don't divide.
-    """
-
-    name = "tile_rows"
-    backends = frozenset({"onnxruntime"})
-    cpu_only = True
-
-    def rules(self) -> Sequence[RewriteRule]:
-        return (
-            RewriteRule(_geglu, _replacement, _is_valid, name=f"{self.name}.geglu"),
-            RewriteRule(_gelu, _replacement, _is_valid, name=f"{self.name}.gelu"),
-        )
 
 
 def _gelu(op: Any, x: Any, up: Any, up_bias: Any, down: Any, down_bias: Any) -> Any:
@@ -116,3 +97,19 @@ def _of_tile(value: ir.Value, whole: ir.Value, tile: int) -> ir.Value:
     value.name, value.type = f"{whole.name}.tile", whole.type
     value.shape = ir.Shape((tile, (dims(whole) or ())[-1]))
     return value
+
+
+class TileRows(Rewrite):
+    """Linear layer -> activation -> linear layer on many rows becomes a ``Scan`` over tiles of them.
+
+    The activation is Gelu, or GEGLU after ``split_linear``. Left alone: rows that tiles don't divide.
+    """
+
+    name = "tile_rows"
+    backends = frozenset({"onnxruntime"})
+    cpu_only = True
+
+    forms = (
+        Form(_geglu, _replacement, _is_valid),
+        Form(_gelu, _replacement, _is_valid),
+    )

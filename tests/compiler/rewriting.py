@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx.parser
@@ -32,18 +32,18 @@ def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
 
 
-def rewrite_named(name: str, model: ir.Model) -> int:
+def rewrite_named(name: str, model: ir.Model, blocks: Collection[str] = ()) -> int:
     (found,) = (rewrite for rewrite in default_rewrites("onnxruntime") if rewrite.name == name)
-    return found(model)
+    return found(model, blocks)
 
 
-def parsed(text: str, scopes: Mapping[str, str] | None = None) -> ir.Model:
-    """A graph whose nodes are in the module ``layer``, but for those that ``scopes`` places by output."""
+def parsed(text: str) -> ir.Model:
+    """A graph whose nodes are in the module ``layer``, each in one of its own named after its output."""
     header = '<ir_version: 10, opset_import: ["" : 23]>'
     model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(header + text)))
     for node in model.graph:
         name = node.outputs[0].name
-        node.metadata_props[SCOPES] = repr(["", (scopes or {}).get(name, "layer"), name])
+        node.metadata_props[SCOPES] = repr(["", "layer", f"layer.{name}"])
     return model
 
 

@@ -13,7 +13,7 @@ from dipgo_compile.build import Exported, build
 from dipgo_compile.errors import CompileError
 from dipgo_compile.graphs.engines import weight_bytes
 from dipgo_compile.graphs.export import export
-from dipgo_compile.graphs.partition import SCOPES, partition
+from dipgo_compile.graphs.partition import SCOPES, node_scopes, partition
 from dipgo_compile.models.source import example_inputs
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.rewrites import NAMES, apply, default_rewrites
@@ -74,6 +74,16 @@ def test_blocks_are_cut_as_before(granularity, denoiser):
     cut = [[(b.name, b.scope, b.inputs, b.outputs) for b in graph.blocks] for graph in (before, after)]
     assert cut[0] == cut[1]
     assert before.tensors == after.tensors
+
+
+def test_a_block_may_be_a_single_norm(denoiser):
+    """All rewrites, which would otherwise merge the layer norms of a transformer with what follows them."""
+    model, rewritten = denoiser.model, denoiser.onnx.clone()
+    norms = ("LayerNormalization", "GroupNormalization")
+    blocks = [node_scopes(node)[-2] for node in rewritten.graph if node.op_type in norms]
+    apply(rewritten, default_rewrites("onnxruntime"), blocks=blocks)
+    cut = partition(rewritten, blocks, model.inputs(denoiser.geometry))
+    assert {*blocks} <= {block.scope for block in cut.blocks}
 
 
 def test_everything_new_is_named_and_typed(denoiser):

@@ -7,13 +7,12 @@ import onnx_ir as ir
 import pytest
 from rewriting import assert_close, feeds_of, operators, parsed, rewrite_named, run
 
+from dipgo_compile.graphs.partition import SCOPES
 from dipgo_compile.macs.graph import macs_by_kind
 from dipgo_compile.rewrites import default_rewrites
 
 
-def attention(
-    mask: str = "", attributes: str = "", perm: str = "0,2,1,3", output: str = "y", scopes=None
-) -> ir.Model:
+def attention(mask: str = "", attributes: str = "", perm: str = "0,2,1,3", output: str = "y") -> ir.Model:
     """Two heads of four, five queries on three keys; values of size six."""
     return parsed(
         f"""
@@ -31,8 +30,7 @@ def attention(
           at = Transpose<perm=[{perm}]>(a)
           y = Reshape(at, so)
         }}
-        """,
-        scopes,
+        """
     )
 
 
@@ -64,7 +62,6 @@ def test_attention_of_every_valid_form(model):
         attention(mask="2,2,1,3"),
         attention(mask="5,3"),
         attention(perm="0,2,3,1"),
-        attention(scopes={"q4": "projection"}),
         attention(output="y, float[2,2,5,4] qt"),
     ],
     ids=[
@@ -74,7 +71,6 @@ def test_attention_of_every_valid_form(model):
         "mask for all queries",
         "flat mask",
         "another transpose",
-        "two modules",
         "heads read elsewhere",
     ],
 )
@@ -294,6 +290,27 @@ def test_feed_forward_networks_of_another_kind_are_left_alone(model):
     before = operators(model)
     assert rewrite_named("tile_rows", model) == 0
     assert operators(model) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "part"),
+    [
+        ("attention", attention, "qt"),
+        ("split_linear", linear, "product"),
+        ("modulated_norm", modulated, "normalized"),
+        ("tile_rows", feed_forward, "p"),
+    ],
+)
+def test_what_is_cut_apart_is_left_alone(name, model, part):
+    """A block of a mask may be a single linear layer."""
+    for block, count in ((f"layer.{part}", 0), ("layer", 1), ("another", 1)):
+        assert rewrite_named(name, model(), [block]) == count
+
+
+def test_a_node_without_scopes_is_where_the_others_are():
+    model = linear()
+    del model.graph[-1].metadata_props[SCOPES]  # the exporter forgets them for Split
+    assert rewrite_named("split_linear", model, ["layer"]) == 1
 
 
 def test_rewrites_for_a_cpu_are_not_for_a_gpu():
