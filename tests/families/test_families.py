@@ -72,11 +72,12 @@ def exported(plain: Exported) -> Exported:
 
 
 @pytest.fixture(scope="module")
-def half(exported: Exported) -> Exported:
-    """The same in float16."""
-    graph = exported.onnx.clone()
-    in_precision(graph, "fp16", exported.model.inputs(exported.geometry))
-    return replace(exported, onnx=graph)
+def half(plain: Exported) -> Exported:
+    """Rewritten for a GPU, in float16."""
+    graph = plain.onnx.clone()
+    apply(graph, default_rewrites("onnxruntime", provider="cuda"))
+    in_precision(graph, "fp16", plain.model.inputs(plain.geometry))
+    return replace(plain, onnx=graph)
 
 
 def random_mask(model: Model, granularity: str, seed: int) -> Mask:
