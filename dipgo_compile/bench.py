@@ -86,12 +86,15 @@ class Row:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """``ideal_speedup``: see the function. The others are None without the row ``dense``."""
+    """``ideal_speedup``: see the function. ``stolen``: of the processors' time, see ``StolenTime``. Speedup
+    and efficiency are None without the row ``dense``.
+    """
 
     machine: Mapping[str, Any]
     scenario: Mapping[str, Any]
     rows: tuple[Row, ...]
     ideal_speedup: float
+    stolen: float | None = None
 
     def row(self, name: str) -> Row | None:
         return next((row for row in self.rows if row.name == name), None)
@@ -113,6 +116,7 @@ class BenchResult:
             "speedup": self.speedup,
             "ideal_speedup": self.ideal_speedup,
             "efficiency": self.efficiency,
+            "stolen": self.stolen,
         }
 
 
@@ -148,7 +152,8 @@ def bench(
         with ExitStack() as stack:
             workers = [stack.enter_context(Worker(name, job)) for name in names]
             _take_turns(workers, options.warmup, count)
-            seconds = _take_turns(workers, options.repeats, count)
+            with machine.StolenTime() as stolen:
+                seconds = _take_turns(workers, options.repeats, count)
             rows = tuple(
                 Row(
                     worker.row,
@@ -159,7 +164,8 @@ def bench(
                 for worker in workers
             )
     scenario = _scenario(bundle, job, options, command)
-    return BenchResult(machine.describe(), scenario, rows, ideal_speedup(bundle.plan, job.guidance_scale))
+    ideal = ideal_speedup(bundle.plan, job.guidance_scale)
+    return BenchResult(machine.describe(), scenario, rows, ideal, stolen.share)
 
 
 def ideal_speedup(plan: Plan, guidance_scale: float | None) -> float:

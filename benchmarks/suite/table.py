@@ -10,6 +10,7 @@ from benchmarks import markdown
 from benchmarks.suite import operators
 from benchmarks.suite.goals import Goal, goals_of
 from benchmarks.suite.results import UNSTEADY, SuiteResult, is_unsteady, median
+from dipgo_compile.measure.machine import DISTURBED
 
 Json = dict[str, Any]
 
@@ -29,6 +30,7 @@ def render(result: SuiteResult, pictures: Sequence[Path] = ()) -> Iterator[str]:
     yield from _limits(result)
     yield from operators.render(result)
     yield from _unsteady(result)
+    yield from _stolen(result)
     yield from _times(result)
     for case in result.with_footprint():
         yield from _footprint(case)
@@ -84,6 +86,18 @@ def _unsteady(result: SuiteResult) -> Iterator[str]:
             f"Unsteady: {', '.join(rows)}. Samples are more than {UNSTEADY:.0%} of their median apart, so "
             "something disturbed the machine, and what depends on these rows, goals too, has to be measured "
             "again."
+        )
+        yield ""
+
+
+def _stolen(result: SuiteResult) -> Iterator[str]:
+    shares = [turn.get("stolen") or 0.0 for case in result.cases for turn in case.get("turns", [])]
+    disturbed = sum(share > DISTURBED for share in shares)
+    if disturbed:
+        yield (
+            f"Disturbed: in {disturbed} of {len(shares)} turns other virtual machines took more than "
+            f"{DISTURBED:.0%} of the processors' time, {max(shares):.0%} at most. What is a few percent "
+            "apart there has to be measured again."
         )
         yield ""
 

@@ -13,6 +13,7 @@ from benchmarks.rows import MODULES
 from benchmarks.scenarios import Turn
 from dipgo_compile.bench import SETTLE_SECONDS
 from dipgo_compile.errors import DipgoError
+from dipgo_compile.measure.machine import StolenTime
 from dipgo_compile.measure.rows import Job
 from dipgo_compile.measure.worker import Worker
 
@@ -55,18 +56,19 @@ def take(turn: Turn, job: Job, calls: Calls, step: Callable[[str], None]) -> Jso
             row["load_seconds"] = worker.load_seconds
             row["first_seconds"] = first if row["timed_calls"] == calls.all and like_timed else None
         samples: dict[str, list[float]] = {name: [] for name in workers}
-        for _ in range(turn.repeats):
-            for name, worker in list(workers.items()):
-                step(f"time {name}")
-                time.sleep(SETTLE_SECONDS)
-                try:
-                    samples[name].append(_seconds_per_image(worker, rows[name], calls))
-                except DipgoError as error:
-                    rows[name]["failed"] = str(error)
-                    del workers[name]
+        with StolenTime() as stolen:
+            for _ in range(turn.repeats):
+                for name, worker in list(workers.items()):
+                    step(f"time {name}")
+                    time.sleep(SETTLE_SECONDS)
+                    try:
+                        samples[name].append(_seconds_per_image(worker, rows[name], calls))
+                    except DipgoError as error:
+                        rows[name]["failed"] = str(error)
+                        del workers[name]
         for name in workers:
             rows[name]["seconds_per_image"] = spread(samples[name])
-    return {"repeats": turn.repeats, "rows": list(rows.values())}
+    return {"repeats": turn.repeats, "stolen": stolen.share, "rows": list(rows.values())}
 
 
 def names_of(taken: Json) -> tuple[str, ...]:

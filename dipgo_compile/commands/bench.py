@@ -61,6 +61,8 @@ def bench(bundle: Path | None, vs: str | None, model: str | None, result: Result
 
 def as_text(found: BenchResult) -> str:
     """A line a row, then what the plan gained and what it could have gained at most."""
+    from dipgo_compile.measure.machine import DISTURBED
+
     scenario, plan = found.scenario, found.row("plan")
     assert plan is not None
     mask = scenario["mask"]
@@ -80,4 +82,9 @@ def as_text(found: BenchResult) -> str:
     lines.append(f"ideal speedup, by multiply-accumulates: {found.ideal_speedup:.2f}x")
     if found.speedup is not None and found.efficiency is not None:
         lines.append(f"speedup over dense: {found.speedup:.2f}x, efficiency {found.efficiency:.2f}")
+    if found.stolen is not None and found.stolen > DISTURBED:
+        lines.append(
+            f"Beware: other virtual machines took {found.stolen:.0%} of the processors' time meanwhile. "
+            "Measure again on a machine of your own, or at a quieter time."
+        )
     return "\n".join(lines)

@@ -1,5 +1,5 @@
-"""Which machine and which versions a measurement was made with, and how much memory a process takes. No
-torch.
+"""Which machine and which versions a measurement was made with, how much memory a process takes, and how much
+of the processors' time others took meanwhile. No torch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import Any
 
 PACKAGES = ("dipgo-compile", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "diffusers", "numpy")
 SAMPLE_SECONDS = 0.02
+STEAL = 7  # position in a line of /proc/stat; idle time is in the two from 3 on (proc_stat(5))
+IDLE = slice(3, 5)
+DISTURBED = 0.01  # of the processors' time stolen: more, and what is a few percent apart may as well be equal
 
 
 def describe() -> dict[str, Any]:
@@ -105,6 +108,41 @@ class PeakPss:
 
     def _sample(self) -> None:
         self.peak = max(self.peak, Pss.now())
+
+
+class StolenTime:
+    """How much of this virtual machine's processor time its host gave to others while the context lasted.
+
+    ``share``, 0 to 1, is of the time in which there was work to do; None where the kernel doesn't tell.
+    """
+
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self.share: float | None = None
+        self._stat = stat
+        self._before: tuple[int, int] | None = None
+
+    def __enter__(self) -> StolenTime:
+        self._before = self._read()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        after = self._read()
+        if self._before is not None and after is not None:
+            stolen, wanted = (now - then for now, then in zip(after, self._before, strict=True))
+            self.share = stolen / wanted if wanted else 0.0
+
+    def _read(self) -> tuple[int, int] | None:
+        """Time stolen, and time stolen or used, of all processors since the machine started."""
+        try:
+            name, *times = self._stat.read_text().splitlines()[0].split()
+        except (OSError, IndexError, ValueError):
+            return None
+        ticks = [int(time) for time in times[: STEAL + 1]]  # those behind are counted among them already
+        if name != "cpu" or len(ticks) <= STEAL:
+            return None
+        return ticks[STEAL], sum(ticks) - sum(ticks[IDLE])
 
 
 def _cpu_model() -> str:

@@ -101,7 +101,6 @@ class FuseAttention(Rewrite):
 
     name = "attention"
     backends = frozenset({"onnxruntime"})
-
     forms = (
         Form(_plain, _replacement, _is_valid),
         Form(_masked, _replacement, _is_valid),

@@ -75,5 +75,4 @@ class LowerGroupNorm(Rewrite):
 
     name = "group_norm"
     backends = frozenset({"onnxruntime"})
-
     forms = (Form(_pattern, _replacement, _is_valid),)

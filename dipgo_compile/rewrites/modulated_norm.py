@@ -84,5 +84,4 @@ class ModulatedNorm(Rewrite):
     name = "modulated_norm"
     backends = frozenset({"onnxruntime"})
     cpu_only = True
-
     forms = (Form(_pattern, _replacement, _is_valid),)

@@ -81,5 +81,4 @@ class SplitLinear(Rewrite):
 
     name = "split_linear"
     backends = frozenset({"onnxruntime"})
-
     forms = (Form(_pattern, _replacement, _is_valid),)

@@ -108,7 +108,6 @@ class TileRows(Rewrite):
     name = "tile_rows"
     backends = frozenset({"onnxruntime"})
     cpu_only = True
-
     forms = (
         Form(_geglu, _replacement, _is_valid),
         Form(_gelu, _replacement, _is_valid),

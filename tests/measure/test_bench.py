@@ -91,7 +91,8 @@ def test_json_has_every_field(bundle: Path, tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     assert "speedup over dense" in ran.output
     found = json.loads(file.read_text())
-    assert {"machine", "scenario", "rows", "speedup", "ideal_speedup", "efficiency"} == found.keys()
+    assert {"machine", "scenario", "rows", "speedup", "ideal_speedup", "efficiency", "stolen"} == found.keys()
+    assert found["stolen"] is None or 0 <= found["stolen"] <= 1
     assert [row["name"] for row in found["rows"]] == ["plan", "dense"]
     for row in found["rows"]:
         assert row.keys() == {"name", "seconds_per_image", "peak_pss_bytes", "load_seconds"}
@@ -125,6 +126,12 @@ def test_without_dense_there_is_no_speedup() -> None:
     assert found.to_json()["speedup"] is None
     assert found.to_json()["efficiency"] is None
     assert "speedup over dense" not in as_text(found)
+
+
+@pytest.mark.parametrize(("stolen", "told"), [(None, False), (0.01, False), (0.12, True)])
+def test_a_disturbed_machine_is_told(stolen: float | None, told: bool) -> None:
+    text = as_text(replace(result(plan=0.5, dense=2.0), stolen=stolen))
+    assert ("other virtual machines took 12% of the processors' time" in text) == told
 
 
 def test_unknown_rows_are_refused() -> None:

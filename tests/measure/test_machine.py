@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dipgo_compile.measure import machine
 
@@ -45,6 +46,36 @@ def test_pss_tells_mapped_files_from_the_rest(tmp_path: Path) -> None:
     # Pages in the page cache that nobody else maps count whole.
     assert grown.mapped - before.mapped >= 24 * MIB
     assert grown.total - before.total >= 24 * MIB
+
+
+def ticks(*times: int) -> str:
+    return f"cpu  {' '.join(map(str, times))}\ncpu0 1 2 3\n"
+
+
+def test_stolen_time_is_a_share_of_what_was_wanted(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text(ticks(100, 10, 50, 9000, 70, 1, 2, 40, 5, 5))
+    with machine.StolenTime(stat) as stolen:
+        stat.write_text(ticks(150, 10, 70, 9500, 99, 1, 2, 70, 9, 9))
+    assert stolen.share == 30 / (50 + 20 + 30)
+
+
+def test_a_machine_at_rest_had_nothing_stolen(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text(ticks(100, 10, 50, 9000, 70, 1, 2, 40))
+    with machine.StolenTime(stat) as stolen:
+        pass
+    assert stolen.share == 0
+
+
+@pytest.mark.parametrize("text", [None, "", "intr 1 2 3", "cpu 1 2 3"])
+def test_a_kernel_that_counts_no_stolen_time(tmp_path: Path, text: str | None) -> None:
+    stat = tmp_path / "stat"
+    if text is not None:
+        stat.write_text(text)
+    with machine.StolenTime(stat) as stolen:
+        pass
+    assert stolen.share is None
 
 
 def test_description_is_complete() -> None:

@@ -145,6 +145,15 @@ def test_unsteady_rows_are_named() -> None:
     assert "Unsteady" not in "\n".join(render(SuiteResult(made)))
 
 
+def test_disturbed_turns_are_counted() -> None:
+    made = content()
+    assert "Disturbed" not in "\n".join(render(SuiteResult(made)))  # nor in results that don't know
+    made["cases"][0]["turns"] += [
+        {**made["cases"][0]["turns"][0], "stolen": share} for share in (0.005, 0.08)
+    ]
+    assert "Disturbed: in 1 of 3 turns" in "\n".join(render(SuiteResult(made)))
+
+
 def test_rounding_hides_no_miss() -> None:
     """An efficiency of 1.0482 is shown as 1.0482, not as the 1.05 that was asked for."""
     result = SuiteResult(content(plan_seconds=20 / 1.0482))
