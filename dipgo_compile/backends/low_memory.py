@@ -25,7 +25,7 @@ def return_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
-def give_back_freed_memory() -> None:
+def trim_heap() -> None:
     """Give back what is free now. Opening an engine frees as much as the weights in its loops' bodies take,
     which ONNX Runtime packs before it finds them packed, and glibc keeps that. Another C library is left
     as it is.

@@ -33,7 +33,7 @@ from dipgo_compile.backends import cuda
 from dipgo_compile.backends.affinity import threads_of
 from dipgo_compile.backends.base import Buffer, EngineSession, LoadOptions
 from dipgo_compile.backends.device import DeviceMemory
-from dipgo_compile.backends.low_memory import BriefEngine, give_back_freed_memory, return_freed_memory
+from dipgo_compile.backends.low_memory import BriefEngine, return_freed_memory, trim_heap
 from dipgo_compile.backends.prepack import EngineCache, can_make
 from dipgo_compile.backends.runs import BoundRun, CapturedRun, SendingRun, warn_uncaptured
 from dipgo_compile.backends.sums import OUTPUT, sum_inputs, sum_model
@@ -150,7 +150,7 @@ class OnnxRuntimeBackend:
             else open_engine(engine)
             for engine in program.engines
         }
-        give_back_freed_memory()
+        trim_heap()
         return opened
 
     def _profiled(self, options: ort.SessionOptions, file: str) -> ort.SessionOptions:

@@ -62,7 +62,7 @@ void return_freed_memory() {
 
 // Give back what is free now. Opening an engine frees as much as the weights in its loops' bodies take, which ONNX
 // Runtime packs before it finds them packed, and glibc keeps that.
-void give_back_freed_memory() {
+void trim_heap() {
 #ifdef __GLIBC__
     malloc_trim(0);
 #endif
@@ -233,7 +233,7 @@ Engines::Engines(const Bundle& bundle, const LoadOptions& options) : bundle_(bun
         sessions_.push_back(std::make_unique<EngineSession>(engine.name, file, chosen, engine.inputs, engine.outputs,
                                                             options.provider != "cpu"));
     }
-    give_back_freed_memory();
+    trim_heap();
 }
 
 EngineSession& Engines::opened(std::unique_ptr<EngineSession>& session, const std::optional<Part>& part) {

@@ -12,6 +12,20 @@ from dipgo_compile.macs.graph import macs_by_kind
 from dipgo_compile.rewrites import default_rewrites
 
 
+def assert_replaced(name: str, model: ir.Model, by: dict[str, int]) -> None:
+    feeds = feeds_of(model)
+    expected = run(model, feeds)
+    assert rewrite_named(name, model) == 1
+    assert operators(model) == by
+    assert_close(run(model, feeds), expected)
+
+
+def assert_left_alone(name: str, model: ir.Model) -> None:
+    before = operators(model)
+    assert rewrite_named(name, model) == 0
+    assert operators(model) == before
+
+
 def attention(mask: str = "", attributes: str = "", perm: str = "0,2,1,3", output: str = "y") -> ir.Model:
     """Two heads of four, five queries on three keys; values of size six."""
     return parsed(
@@ -46,11 +60,7 @@ def attention(mask: str = "", attributes: str = "", perm: str = "0,2,1,3", outpu
     ids=["plain", "scale", "mask", "mask for all samples", "mask for all heads"],
 )
 def test_attention_of_every_valid_form(model):
-    feeds = feeds_of(model)
-    expected = run(model, feeds)
-    assert rewrite_named("attention", model) == 1
-    assert operators(model) == {"MultiHeadAttention": 1}
-    assert_close(run(model, feeds), expected)
+    assert_replaced("attention", model, {"MultiHeadAttention": 1})
 
 
 @pytest.mark.parametrize(
@@ -75,9 +85,7 @@ def test_attention_of_every_valid_form(model):
     ],
 )
 def test_attention_that_the_kernel_lacks_is_left_alone(model):
-    before = operators(model)
-    assert rewrite_named("attention", model) == 0
-    assert operators(model) == before
+    assert_left_alone("attention", model)
 
 
 def linear(
@@ -100,12 +108,7 @@ def linear(
 
 
 def test_split_linear():
-    model = linear()
-    feeds = feeds_of(model)
-    expected = run(model, feeds)
-    assert rewrite_named("split_linear", model) == 1
-    assert operators(model) == {"MatMul": 2, "Add": 2}
-    assert_close(run(model, feeds), expected)
+    assert_replaced("split_linear", linear(), {"MatMul": 2, "Add": 2})
 
 
 @pytest.mark.parametrize(
@@ -119,9 +122,7 @@ def test_split_linear():
     ids=["unequal parts", "another axis", "sum read elsewhere", "weight read elsewhere"],
 )
 def test_splits_of_another_kind_are_left_alone(model):
-    before = operators(model)
-    assert rewrite_named("split_linear", model) == 0
-    assert operators(model) == before
+    assert_left_alone("split_linear", model)
 
 
 def modulated(
@@ -157,11 +158,7 @@ def modulated(
     ids=["plain", "a bias of zeros", "axis 2", "one sample", "more axes"],
 )
 def test_modulated_norm(model):
-    feeds = feeds_of(model)
-    expected = run(model, feeds)
-    assert rewrite_named("modulated_norm", model) == 1
-    assert operators(model) == {"Reshape": 2, "Scan": 1}
-    assert_close(run(model, feeds), expected)
+    assert_replaced("modulated_norm", model, {"Reshape": 2, "Scan": 1})
 
 
 @pytest.mark.parametrize(
@@ -190,9 +187,7 @@ def test_modulated_norm(model):
     ],
 )
 def test_other_modulation_is_left_alone(model):
-    before = operators(model)
-    assert rewrite_named("modulated_norm", model) == 0
-    assert operators(model) == before
+    assert_left_alone("modulated_norm", model)
 
 
 def group_norm(scale: str = "float[6] s = {1,2,3,4,5,6}", inputs: str = "") -> ir.Model:
@@ -287,9 +282,7 @@ def test_tile_rows(gated, rows, tiles):
     ],
 )
 def test_feed_forward_networks_of_another_kind_are_left_alone(model):
-    before = operators(model)
-    assert rewrite_named("tile_rows", model) == 0
-    assert operators(model) == before
+    assert_left_alone("tile_rows", model)
 
 
 @pytest.mark.parametrize(

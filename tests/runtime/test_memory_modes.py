@@ -77,7 +77,7 @@ def _left_of_a_freed_buffer(before: str, after: str) -> tuple[int, int]:
     """
     kept, left = _measured(f"""
 import ctypes, json
-from dipgo_compile.backends.low_memory import give_back_freed_memory, return_freed_memory
+from dipgo_compile.backends.low_memory import trim_heap, return_freed_memory
 from dipgo_compile.measure import machine
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
@@ -102,7 +102,7 @@ def test_low_memory_keeps_no_freed_memory() -> None:
 
 def test_what_is_free_is_given_back() -> None:
     """Without ``low`` glibc keeps it, until it is told not to."""
-    kept, left = _left_of_a_freed_buffer("", "give_back_freed_memory()")
+    kept, left = _left_of_a_freed_buffer("", "trim_heap()")
     assert kept > 12 * MIB
     assert left < 8 * MIB
 
