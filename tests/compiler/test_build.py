@@ -39,21 +39,21 @@ def test_builds_can_share_an_exported_model(mask, plain_tiny_sd, tmp_path):
         build(mask, output=tmp_path / "m.dipgo", exported=plain_tiny_sd, options=options(images=2))
 
 
-def test_weights_are_stored_once(mask, tmp_path):
+def test_weights_are_stored_once(mask, plain_tiny_sd, tmp_path):
     """Engines of overlapping blocks share one file no larger than the weights themselves."""
     weights = sum(p.numel() * 4 for p in _denoiser().parameters())
     several = replace(
         mask, keep=(mask.keep[0], (False,) * 4 + (True,) * 5, mask.keep[0], (False,) * 8 + (True,))
     )
-    report = build(several, output=tmp_path / "m.dipgo")
+    report = build(several, output=tmp_path / "m.dipgo", exported=plain_tiny_sd)
     assert len(report.plan.program.engines) == 4  # three patterns and the prologue
     assert (report.path / "weights.bin").stat().st_size <= weights
 
 
-def test_build_replaces_a_bundle(mask, tmp_path):
+def test_build_replaces_a_bundle(mask, plain_tiny_sd, tmp_path):
     path = tmp_path / "m.dipgo"
-    first = build(mask, output=path, options=options(fuse="none"))
-    second = build(mask, output=path)
+    first = build(mask, output=path, exported=plain_tiny_sd, options=options(fuse="none"))
+    second = build(mask, output=path, exported=plain_tiny_sd)
     assert len(second.plan.program.engines) == 2 < len(first.plan.program.engines)
     assert sorted(p.name for p in path.iterdir()) == sorted(
         ["plan.json", "mask.json", "weights.bin", "constants.bin", "pattern0.onnx", "prologue.onnx", "cache"]
