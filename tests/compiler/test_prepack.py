@@ -27,11 +27,13 @@ from dipgo_compile.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
-def pristine(tiny_sd, tmp_path_factory) -> Path:
+def pristine(plain_tiny_sd, tmp_path_factory) -> Path:
     """Three patterns of overlapping blocks and a prologue; read it, don't change it."""
-    mask = make_mask(tiny_sd.model, tiny_sd.model.blocks(), "ddim", 4, lambda calls: [[True] * 9] * calls)
+    model = plain_tiny_sd.model
+    mask = make_mask(model, model.blocks(), "ddim", 4, lambda calls: [[True] * 9] * calls)
     rows = (mask.keep[0], (False,) * 4 + (True,) * 5, mask.keep[0], (False,) * 8 + (True,))
-    return build(replace(mask, keep=rows), output=tmp_path_factory.mktemp("prepack") / "m.dipgo").path
+    path = tmp_path_factory.mktemp("prepack") / "m.dipgo"
+    return build(replace(mask, keep=rows), output=path, exported=plain_tiny_sd).path
 
 
 @pytest.fixture

@@ -113,8 +113,9 @@ def mask(tiny_sd):
     return make_mask(tiny_sd.model, tiny_sd.model.blocks(), "ddim", 2, lambda calls: [[True] * 9] * calls)
 
 
-def test_a_build_reports_its_rewrites_and_can_leave_one_out(mask, tmp_path):
-    report = build(mask, output=tmp_path / "m.dipgo", options=options(disabled=("attention",)))
+def test_a_build_reports_its_rewrites_and_can_leave_one_out(mask, plain_tiny_sd, tmp_path):
+    without = options(disabled=("attention",))
+    report = build(mask, output=tmp_path / "m.dipgo", exported=plain_tiny_sd, options=without)
     names = [name for name in NAMES if name != "attention"]
     assert [step.name for step in report.plan.passes[: len(names)]] == names
     modified = {step.name for step in report.plan.passes if step.modified and "replaced" in step.summary}

@@ -8,8 +8,9 @@ import pytest
 import torch
 from small_pipeline import make_mask
 
-from dipgo_compile.build import BuildOptions, build
+from dipgo_compile.build import BuildOptions, Exported, build
 from dipgo_compile.mask import Mask
+from dipgo_compile.models.source import load
 from tests.families.tiny import save
 
 
@@ -34,13 +35,19 @@ def other_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported(pipeline: Path) -> Exported:
+    """The pipeline's denoiser for one guided image, for the bundles that differ in their masks alone."""
+    return Exported.of(load(str(pipeline)), BuildOptions())
+
+
+@pytest.fixture(scope="session")
 def mask(pipeline: Path) -> Mask:
     return make_mask(str(pipeline), "DDIMScheduler", ("11111", "00000", "10011", "00000"))
 
 
 @pytest.fixture(scope="session")
-def bundle(pipeline: Path, mask: Mask, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(mask, output=tmp_path_factory.mktemp("bundles") / "small.dipgo").path
+def bundle(mask: Mask, exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(mask, output=tmp_path_factory.mktemp("bundles") / "small.dipgo", exported=exported).path
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from dipgo_compile import bench
-from dipgo_compile.build import BuildOptions, build
+from dipgo_compile.build import BuildOptions, Exported, build
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.commands.bench import bench as bench_command
 from dipgo_compile.commands.verify import verify as verify_command
@@ -29,9 +29,10 @@ needs_bf16 = pytest.mark.skipif(not BF16, reason="this processor has no bfloat16
 
 
 @pytest.fixture(scope="module")
-def low(mask: Mask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def low(mask: Mask, exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("bundles") / "low.dipgo"
-    return build(mask, output=output, options=BuildOptions(backend="openvino", precision="bf16")).path
+    options = BuildOptions(backend="openvino", precision="bf16")
+    return build(mask, output=output, exported=exported, options=options).path
 
 
 def test_a_plan_says_what_it_was_built_for(low: Path) -> None:

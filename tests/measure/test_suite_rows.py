@@ -15,7 +15,7 @@ from benchmarks.rows import deepcache, supernet_compile, torch_compile
 from dipgo_compile import bench
 from dipgo_compile.backends.onnxruntime import OnnxRuntimeBackend
 from dipgo_compile.bench import BenchOptions
-from dipgo_compile.build import BuildOptions, build
+from dipgo_compile.build import BuildOptions, Exported, build
 from dipgo_compile.bundle import open_bundle
 from dipgo_compile.errors import BackendError
 from dipgo_compile.macs.counts import count_macs
@@ -30,11 +30,11 @@ MASKS = Path(__file__).parents[2] / "benchmarks" / "masks"
 
 
 @pytest.fixture(scope="module")
-def job(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(pipeline: Path, exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """DeepCache's mask over six calls, of which two are whole."""
     path = tmp_path_factory.mktemp("deepcache")
     mask = mask_rules.make("deepcache", load(str(pipeline)), steps=6)
-    opened = open_bundle(build(mask, output=path / "small.dipgo").path)
+    opened = open_bundle(build(mask, output=path / "small.dipgo", exported=exported).path)
     prepare.store_inputs(opened, path)
     prepare.store_dense(opened, str(pipeline), path)
     return bench._job(opened, BenchOptions(threads=1), str(path))
