@@ -103,5 +103,5 @@ def _engine_macs(program: Program, model: Denoiser, geometry: Geometry) -> dict[
     calls = {run.engine for run in program.runs() if run.call != PROLOGUE}
     engines = [engine for engine in program.engines if engine.name in calls]
     blocks = {block for engine in engines for block in engine.blocks}
-    counted = model.macs(geometry, blocks.intersection(model.scopes))
-    return {engine.name: sum(counted.by_scope.get(block, 0) for block in engine.blocks) for engine in engines}
+    macs = model.macs_by_scope(geometry, blocks.intersection(model.scopes))
+    return {engine.name: sum(macs.get(block, 0) for block in engine.blocks) for engine in engines}

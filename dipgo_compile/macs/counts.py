@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Linear layers reach aten as (add)mm; bmm and the fused kernels are attention's products.
 COUNTED = frozenset({"aten.convolution", "aten.addmm", "aten.mm"})
 
+Operations = Mapping[str, Mapping[str, int]]
+"""MACs by module scope, ``""`` for all of the denoiser, and by aten operator."""
+
 
 @dataclass(frozen=True)
 class Macs:
@@ -63,31 +66,46 @@ def count_macs(
     its two products, queries with keys and scores with values. Raises MaskError for a scope that the denoiser
     doesn't have.
     """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     from dipgo_compile.masks.reuse import idle_call_computes
-    from dipgo_compile.models.source import example_inputs
 
-    denoiser = model.on_meta()
-    names = {name for name, _ in denoiser.named_modules()}
-    inputs = example_inputs(model.inputs(replace(geometry, batch=1)), device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        denoiser(**model.family.arguments(inputs))
-    flops = counter.get_flop_counts()
-    root = type(denoiser).__name__
-
-    def macs(module: str) -> int:
-        found = flops.get(module, {}).items()
-        counted = (int(count) for op, count in found if attention or str(op) in COUNTED)
-        return sum(counted) // 2  # a multiply-accumulate is two operations
-
-    by_scope = {}
-    for scope in scopes:
-        if scope not in names:
-            raise unknown_block(scope, names)
-        by_scope[scope] = macs(f"{root}.{scope}")
-    counted = Macs(macs(root), by_scope)
+    by_scope = macs_by_scope(model, geometry, scopes, attention=attention)
+    counted = Macs(macs_by_scope(model, geometry, ("",), attention=attention)[""], by_scope)
     return (
         replace(counted, idle=counted.glue) if idle_call_computes(model, tuple(by_scope), reuse) else counted
     )
+
+
+def macs_by_scope(
+    model: Model, geometry: Geometry, scopes: Iterable[str], *, attention: bool = False
+) -> dict[str, int]:
+    """As ``count_macs``, the scopes alone; ``""`` is the whole denoiser."""
+    operations = model.operations(geometry)
+    by_scope = {}
+    for scope in scopes:
+        if scope not in operations:
+            raise unknown_block(scope, filter(None, operations))
+        by_scope[scope] = sum(
+            macs for operator, macs in operations[scope].items() if attention or operator in COUNTED
+        )
+    return by_scope
+
+
+def count_operations(model: Model, geometry: Geometry) -> Operations:
+    """What a denoiser call for one sample multiplies and accumulates, attention's products included."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dipgo_compile.models.source import example_inputs
+
+    denoiser = model.on_meta()
+    inputs = example_inputs(model.inputs(replace(geometry, batch=1)), device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        denoiser(**model.family.arguments(inputs))
+    flops, root = counter.get_flop_counts(), type(denoiser).__name__
+    return {
+        scope: {  # a multiply-accumulate is two operations
+            str(operator): int(count) // 2
+            for operator, count in flops.get(f"{root}.{scope}" if scope else root, {}).items()
+        }
+        for scope, _ in denoiser.named_modules()
+    }

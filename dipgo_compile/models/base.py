@@ -143,6 +143,10 @@ class Denoiser(Protocol):
         """MACs of one call for one sample."""
         ...
 
+    def macs_by_scope(self, geometry: Geometry, scopes: Iterable[str]) -> dict[str, int]:
+        """As ``macs``, the scopes alone."""
+        ...
+
     def check_residuals(self, blocks: Sequence[str]) -> None:
         """Raises MaskError for blocks without a residual to reuse."""
         ...

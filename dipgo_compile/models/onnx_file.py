@@ -145,6 +145,10 @@ class OnnxModel:
         idle = idle_call_computes(graph.graph, self.roles.sample, self.roles.timestep, scopes)
         return replace(macs, idle=macs.glue if idle else 0)
 
+    def macs_by_scope(self, geometry: Geometry, scopes: Iterable[str]) -> dict[str, int]:
+        """As ``macs``, the scopes alone."""
+        return dict(count_graph_macs(self.specialised(geometry), geometry.batch, tuple(scopes)).by_scope)
+
     def check_residuals(self, blocks: Sequence[str]) -> None:
         """A graph doesn't tell which tensor a module takes first, and so what its residual is. Raises
         MaskError.

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from dipgo_compile.models.reading import is_onnx, not_pytorch
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from dipgo_compile.macs.counts import Macs
+    from dipgo_compile.macs.counts import Macs, Operations
 
 DENOISERS = ("unet", "transformer")  # what diffusers pipelines call the denoiser
 TOKENIZERS = ("tokenizer", "tokenizer_2")  # Stable Diffusion XL's refiner has the second alone
@@ -47,6 +47,9 @@ class Model:
     scheduler_config: Mapping[str, Any]
     tokens: int
     vae_scale_factor: int
+    _operations: dict[Geometry, Operations] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def class_name(self) -> str:
@@ -118,6 +121,21 @@ class Model:
         from dipgo_compile.macs.counts import count_macs
 
         return count_macs(self, geometry, scopes, reuse)
+
+    def macs_by_scope(self, geometry: Geometry, scopes: Iterable[str]) -> dict[str, int]:
+        """See ``macs_by_scope``."""
+        from dipgo_compile.macs.counts import macs_by_scope
+
+        return macs_by_scope(self, geometry, scopes)
+
+    def operations(self, geometry: Geometry) -> Operations:
+        """See ``count_operations``. Counted once for each image size: a call takes a second to trace."""
+        from dipgo_compile.macs.counts import count_operations
+
+        key = replace(geometry, batch=1)
+        if key not in self._operations:
+            self._operations[key] = count_operations(self, key)
+        return self._operations[key]
 
     def check_residuals(self, blocks: Sequence[str]) -> None:
         """See ``reuse.check_residuals``."""
