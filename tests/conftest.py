@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,17 @@ import torch
 torch.set_num_threads(1)  # the operators are small: more threads only wait for each other
 
 REPOSITORY = Path(__file__).parents[1]
+UNTRACED = (
+    "compiler/test_parity",
+    "compiler/test_residual",
+    "compiler/test_split_guidance",
+    "cpp/",
+    "families/test_families",
+    "models/",
+    "pipelines/",
+    "trainer/",
+)
+"""Tests that go from end to end, again and again: of ``dipgo_compile`` they reach what others reach, too."""
 
 
 @pytest.fixture(scope="session")
@@ -22,22 +32,30 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Coverage's tracer sees every line of Python, also of torch, onnx-ir and onnxscript, which take twice
+    the time under it.
+    """
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Runs the tests of ``UNTRACED``, and the fixtures they are first to ask for, without the tracer."""
+    place = item.path.relative_to(REPOSITORY / "tests").as_posix()
+    with untraced() if place.startswith(UNTRACED) else nullcontext():
+        return (yield)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def exporter_untraced() -> Iterator[None]:
-    """Coverage's tracer sees every line of Python: torch's exporter, which has no line of ours, would take
-    more than twice the time under it.
-    """
-    export = torch.onnx.export
-
-    @functools.wraps(export)
-    def untraced(*args: Any, **kwargs: Any) -> Any:
-        tracer = sys.gettrace()
-        sys.settrace(None)
-        try:
-            return export(*args, **kwargs)
-        finally:
-            sys.settrace(tracer)
-
+    """No line of torch's exporter is ours."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", untraced)
+        patch.setattr(torch.onnx, "export", untraced()(torch.onnx.export))
         yield
