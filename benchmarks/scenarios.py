@@ -191,6 +191,7 @@ SD15_CASES = (
         "DeepCache, interval 5, branch 0",
         "deepcache",
         (Turn(("plan", "dense", "deepcache"), repeats=2),),
+        profile=True,
     ),
     Case(
         "released-0.80-openvino-bf16",
