@@ -46,7 +46,7 @@ KEY_LENGTH = 12  # hexadecimal digits
 SAMPLE_BYTES = 64
 CHUNK_BYTES = 1 << 20  # compared at once
 WRITTEN_BYTES = 64 << 20  # at once: Linux keeps what is written in large pieces on huge pages, and maps these
-# as they are. Where the weights of DiT-XL/2 were, matrix products took 10 to 20 % less than on small ones.
+# as they are. DiT-XL/2 took up to a fifth less than with weights on small pages: see docs/profile.md.
 PACKED = "prepacked_"
 """ONNX Runtime's key for a packed form of a tensor in ``external_data``: ``NAME|OFFSET;LENGTH;CHECKSUM|...``,
 one part for each buffer of the packed form."""
