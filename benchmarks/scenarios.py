@@ -242,13 +242,12 @@ CUDA_CASES = tuple(
 
 FAMILIES = "families"
 FAMILY_STEPS = 20
+FAMILY_REPEATS = 5  # in quick runs, too: what they look for is one part in a hundred
 
 
-def _family(subject: Subject, kept: float, blocks: str, repeats: int = 5) -> tuple[Case, Case]:
-    """An unpruned plan and a mask for a preset. Quick runs repeat as often: what they look for is one part in
-    a hundred.
-    """
-    turns = (Turn(("plan", "dense"), repeats, quick_repeats=repeats),)
+def _family(subject: Subject, kept: float, blocks: str) -> tuple[Case, Case]:
+    """An unpruned plan and a mask for a preset."""
+    turns = (Turn(("plan", "dense"), FAMILY_REPEATS, quick_repeats=FAMILY_REPEATS),)
     name = subject.model.removeprefix("random:")
     mask = f"{MASKS}/{name}_ddim{FAMILY_STEPS}_{blocks}_{kept}.json"
     about = {"layer": "random layers", "residual": "random blocks, residual reuse"}[blocks]
@@ -271,7 +270,7 @@ FAMILY_CASES = (
     *_family(Subject("random:bk-sdm-base", 512, quick_pixels=256), 0.3, "layer"),
     *_family(Subject("random:sd21", 512, quick_pixels=256), 0.3, "layer"),
     *_family(Subject("random:dit-xl-2", 256), 0.4, "residual"),
-    *_family(Subject("random:pixart-alpha-512", 512), 0.4, "residual", repeats=3),
+    *_family(Subject("random:pixart-alpha-512", 512), 0.4, "residual"),
 )
 
 SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScenario, ...] = (
