@@ -145,6 +145,7 @@ SD15_CASES = (
         "all",
         (Turn(("plan", "dense"), repeats=2),),
         fuse=False,
+        quick=False,
     ),
     Case(
         "released-0.80",
