@@ -32,6 +32,20 @@ class SuiteResult:
                 for row in turn["rows"]:
                     yield case, turn, row
 
+    def drifts(self) -> dict[str, tuple[float, float]]:
+        """The least and most seconds of a whole graph, where the cases that share it differ in them by more
+        than ``UNSTEADY``: the same program, so it is the machine that changed between the cases.
+        """
+        seconds: dict[str, list[float]] = {}
+        for case, _, row in self.rows():
+            if row["name"] == "dense" and (value := median(row)) is not None:
+                graph = " ".join(filter(None, (case.get("model"), case["backend"], case["precision"])))
+                seconds.setdefault(graph, []).append(value)
+        ranges = {graph: (min(values), max(values)) for graph, values in seconds.items()}
+        return {
+            graph: (least, most) for graph, (least, most) in ranges.items() if most > (1 + UNSTEADY) * least
+        }
+
     def ratio(self, case: str, row: str, other: str) -> float | None:
         """The seconds of ``row`` over those of ``other``."""
         found = self.case(case)

@@ -30,6 +30,7 @@ def render(result: SuiteResult, pictures: Sequence[Path] = ()) -> Iterator[str]:
     yield from _limits(result)
     yield from operators.render(result)
     yield from _unsteady(result)
+    yield from _drifts(result)
     yield from _stolen(result)
     yield from _times(result)
     for case in result.with_footprint():
@@ -86,6 +87,16 @@ def _unsteady(result: SuiteResult) -> Iterator[str]:
             f"Unsteady: {', '.join(rows)}. Samples are more than {UNSTEADY:.0%} of their median apart, so "
             "something disturbed the machine, and what depends on these rows, goals too, has to be measured "
             "again."
+        )
+        yield ""
+
+
+def _drifts(result: SuiteResult) -> Iterator[str]:
+    for graph, (least, most) in result.drifts().items():
+        yield (
+            f"Drift: `dense` in {graph} is one program in all its cases, and took from {least:.2f} to "
+            f"{most:.2f} s an image: the machine changed between them, so seconds of different cases don't "
+            "compare."
         )
         yield ""
 

@@ -145,6 +145,21 @@ def test_unsteady_rows_are_named() -> None:
     assert "Unsteady" not in "\n".join(render(SuiteResult(made)))
 
 
+def test_a_drift_between_cases_is_named() -> None:
+    """The whole graph is the same in all of them, but not in another precision."""
+    made = content()
+    (case,) = made["cases"]
+    later, other = json.loads(json.dumps([case, {**case, "precision": "bf16"}]))
+    later["turns"][0]["rows"][1] = timed("dense", 109.0)
+    other["turns"][0]["rows"][1] = timed("dense", 20.0)
+    made["cases"] += [later, other]
+    assert "Drift" not in "\n".join(render(SuiteResult(made)))
+    later["turns"][0]["rows"][1] = timed("dense", 120.0)
+    lines = "\n".join(render(SuiteResult(made)))
+    assert "Drift: `dense` in onnxruntime fp32 is one program in all its cases, and took" in lines
+    assert "from 100.00 to 120.00 s an image" in lines
+
+
 def test_disturbed_turns_are_counted() -> None:
     made = content()
     assert "Disturbed" not in "\n".join(render(SuiteResult(made)))  # nor in results that don't know
