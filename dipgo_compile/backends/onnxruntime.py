@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +50,7 @@ PROVIDERS: Mapping[str, tuple[str, str]] = {  # target: execution provider, pip 
 ELEMENT_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}  # others are called as in numpy
 ERRORS_ONLY = 3
 SAME_AS_REQUESTED = 1
+MOST_AT_ONCE = 4  # engines opened: each holds weights packed anew until it finds them
 
 
 def session_options(
@@ -129,38 +132,44 @@ class OnnxRuntimeBackend:
         cache = self._prepared(bundle, verify=options.verify)
         path = bundle.engine_path if cache is None else cache.path
         taking_turns = sum(len(plan.program.engines) for plan in bundle.plans)
-        chosen = session_options(options.threads, taking_turns, options.memory, options.affinity)
-        if cache is not None:
-            chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was done
         brief = program.prologue_engines() if options.memory == "low" else frozenset()
 
-        def open_engine(engine: Engine) -> EngineSession:
+        def options_of(engine: Engine) -> ort.SessionOptions:
+            chosen = session_options(options.threads, taking_turns, options.memory, options.affinity)
+            if cache is not None:
+                chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was done
+            if self._profiles is not None:  # ONNX Runtime tells profiles apart by the millisecond alone
+                chosen.enable_profiling = True
+                chosen.profile_file_prefix = str(self._profiles / bundle.plan.engine_files[engine.name])
+            return chosen
+
+        def open_engine(engine: Engine, chosen: ort.SessionOptions) -> EngineSession:
             return self._session(
                 engine.name,
                 path(engine.name),
                 engine.inputs,
                 engine.outputs,
-                self._profiled(chosen, bundle.plan.engine_files[engine.name]),
+                chosen,
                 graphs=options.cuda_graphs and self._captures,
             )
 
-        opened = {
-            engine.name: BriefEngine(partial(open_engine, engine))
-            if engine.name in brief
-            else open_engine(engine)
-            for engine in program.engines
-        }
-        trim_heap()
-        return opened
+        def opener(engine: Engine) -> Callable[[], EngineSession]:
+            now = partial(open_engine, engine, options_of(engine))
+            return partial(BriefEngine, now) if engine.name in brief else now
 
-    def _profiled(self, options: ort.SessionOptions, file: str) -> ort.SessionOptions:
-        """The options for the engine of this file, which a session copies. ONNX Runtime tells profiles apart
-        by the millisecond, so each has a name of its own.
+        openers = [opener(engine) for engine in program.engines]
+        with ThreadPoolExecutor(self._at_once(options)) as pool:
+            sessions = list(pool.map(lambda made: made(), openers))
+        trim_heap()
+        return {engine.name: session for engine, session in zip(program.engines, sessions, strict=True)}
+
+    def _at_once(self, options: LoadOptions) -> int:
+        """How many engines are opened at once. ONNX Runtime packs weights, on one core, before it finds them
+        packed: that is what loading takes.
         """
-        if self._profiles is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(self._profiles / file)
-        return options
+        if self.provider != PROVIDERS["cpu"][0] or options.memory == "low":
+            return 1
+        return min(options.threads or os.cpu_count() or 1, MOST_AT_ONCE)
 
     def memory(self) -> DeviceMemory | None:
         """See ``Backend.memory``."""

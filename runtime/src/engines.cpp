@@ -1,7 +1,10 @@
 #include "engines.h"
 
 #include <algorithm>
+#include <atomic>
+#include <future>
 #include <map>
+#include <thread>
 
 #include "engine_cache.h"
 #include "error.h"
@@ -21,6 +24,7 @@ constexpr Provider PROVIDERS[] = {{"cpu", "CPUExecutionProvider"}, {"cuda", "CUD
 constexpr int SAME_AS_REQUESTED = 1;
 constexpr int ERRORS_ONLY = 3;
 constexpr int LARGE_BYTES = 256 * 1024;
+constexpr std::size_t MOST_AT_ONCE = 4;  // engines opened: each holds weights packed anew until it finds them
 
 // ONNX Runtime's environment. There is one in a process, and it stays: threads may use it until the end.
 Ort::Env& environment() {
@@ -103,6 +107,27 @@ Ort::SessionOptions session_options(const LoadOptions& chosen, std::size_t engin
     if (engines > 1) options.AddConfigEntry("session.force_spinning_stop", "1");
     append_provider(options, chosen.provider);
     return options;
+}
+
+// How many engines are opened at once. ONNX Runtime packs weights, on one core, before it finds them packed: that is
+// what loading takes.
+std::size_t opened_at_once(const LoadOptions& options) {
+    if (options.provider != "cpu" || options.memory == DIPGO_MEMORY_LOW) return 1;
+    const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
+    return std::min(options.threads > 0 ? static_cast<std::size_t>(options.threads) : cores, MOST_AT_ONCE);
+}
+
+// Calls `work` with every index below `count`, from so many `threads`. What it throws, once all have ended, is thrown.
+template <class Work>
+void for_each_index(std::size_t count, std::size_t threads, const Work& work) {
+    std::atomic<std::size_t> next{0};
+    std::vector<std::future<void>> running;
+    for (std::size_t thread = 0; thread < threads; ++thread) {
+        running.push_back(std::async(std::launch::async, [&] {
+            for (std::size_t index; (index = next++) < count;) work(index);
+        }));
+    }
+    for (std::future<void>& each : running) each.get();
 }
 
 ONNXTensorElementDataType element_type(dipgo_dtype dtype) {
@@ -228,11 +253,14 @@ Engines::Engines(const Bundle& bundle, const LoadOptions& options) : bundle_(bun
     std::size_t taking_turns = 0;
     for (const Plan& plan : *bundle.plans) taking_turns += plan.engines.size();
     const Ort::SessionOptions chosen = session_options(options, taking_turns, prepacked_);
-    for (const Engine& engine : bundle.plan().engines) {
+    const std::vector<Engine>& engines = bundle.plan().engines;
+    sessions_.resize(engines.size());
+    for_each_index(engines.size(), opened_at_once(options), [&](std::size_t index) {
+        const Engine& engine = engines[index];
         const std::string file = cache ? *cache + "/" + engine.file : bundle.file(engine.file);
-        sessions_.push_back(std::make_unique<EngineSession>(engine.name, file, chosen, engine.inputs, engine.outputs,
-                                                            options.provider != "cpu"));
-    }
+        sessions_[index] = std::make_unique<EngineSession>(engine.name, file, chosen, engine.inputs, engine.outputs,
+                                                           options.provider != "cpu");
+    });
     trim_heap();
 }
 
