@@ -14,19 +14,11 @@ from dipgo_compile.plan import PassReport
 from dipgo_compile.rewrites.attention import FuseAttention
 from dipgo_compile.rewrites.base import Rewrite
 from dipgo_compile.rewrites.group_norm import LowerGroupNorm
-from dipgo_compile.rewrites.masked_keys import MaskedKeys
 from dipgo_compile.rewrites.modulated_norm import ModulatedNorm
 from dipgo_compile.rewrites.split_linear import SplitLinear
 from dipgo_compile.rewrites.tile_rows import TileRows
 
-REWRITES: tuple[type[Rewrite], ...] = (
-    FuseAttention,
-    MaskedKeys,
-    SplitLinear,
-    LowerGroupNorm,
-    ModulatedNorm,
-    TileRows,
-)
+REWRITES: tuple[type[Rewrite], ...] = (FuseAttention, SplitLinear, LowerGroupNorm, ModulatedNorm, TileRows)
 NAMES = tuple(rewrite.name for rewrite in REWRITES)
 
 

@@ -60,25 +60,14 @@ def test_modulated_norms_of_a_transformer(denoiser):
     assert_close(run(rewritten, feeds), run(denoiser.onnx, feeds))
 
 
-def test_masked_keys_of_a_transformer(denoiser):
-    """Those of the prompt, in every block of PixArt."""
-    expected = 3 if "PixArt" in denoiser.model.class_name else 0
-    inputs, rewritten = denoiser.model.inputs(denoiser.geometry), denoiser.onnx.clone()
-    feeds = {key: tensor.numpy() for key, tensor in example_inputs(inputs, seed=1).items()}
-    rewrite_named("attention", rewritten)
-    assert rewrite_named("masked_keys", rewritten) == expected
-    assert_close(run(rewritten, feeds), run(denoiser.onnx, feeds))
-
-
 @pytest.mark.parametrize("granularity", ["block", "layer"])
 def test_blocks_are_cut_as_before(granularity, denoiser):
     """Same blocks, which read and write the same tensors. Without ``modulated_norm``, whose rows are new
-    tensors that what follows the last block of a transformer reads, and ``masked_keys``, after which all
-    blocks of PixArt read the mask as it was before it was repeated.
+    tensors that what follows the last block of a transformer reads.
     """
     model, rewritten = denoiser.model, denoiser.onnx.clone()
     specs = model.inputs(denoiser.geometry)
-    apply(rewritten, default_rewrites("onnxruntime"), ["modulated_norm", "masked_keys"])
+    apply(rewritten, default_rewrites("onnxruntime"), ["modulated_norm"])
     before, after = (
         partition(graph, model.blocks(granularity), specs) for graph in (denoiser.onnx, rewritten)
     )

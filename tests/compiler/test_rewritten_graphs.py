@@ -222,84 +222,6 @@ def numbers(*shape: int) -> str:
     return "{" + ",".join(str(index % 7 - 3) for index in range(np.prod(shape))) + "}"
 
 
-def masked(
-    mask: str = "2,1,1,3",
-    bias: bool = True,
-    attributes: str = "",
-    output: str = "",
-    extra: str = "",
-) -> ir.Model:
-    """Two heads of four, five queries on three keys; values of size six."""
-    offset = f", float[8] b = {numbers(8)}" if bias else ""
-    return parsed(
-        f"""
-        attend (float[2,5,6] x, float[2,3,8] k, float[2,3,12] v, float[{mask}] m)
-            => (float[2,5,12] y {output})
-        <float[6,8] w = {numbers(6, 8)} {offset}, int64[4] s = {{1,1,5,1}}>
-        {{
-          {"p = MatMul(x, w)" if bias else "q = MatMul(x, w)"}
-          {"q = Add(p, b)" if bias else ""}
-          {extra or "rows = Expand(m, s)"}
-          y = com.microsoft.MultiHeadAttention<num_heads=2{attributes}>(q, k, v, , , rows)
-        }}
-        """
-    )
-
-
-def feeds_of_mask(model: ir.Model) -> dict[str, np.ndarray]:
-    """The first key is masked."""
-    feeds = feeds_of(model)
-    feeds["m"][..., 0] = -10000
-    return feeds
-
-
-@pytest.mark.parametrize(
-    "model",
-    [masked(), masked(bias=False), masked(attributes=", scale=0.3"), masked(mask="1,1,1,3")],
-    ids=["bias", "no bias", "scale", "mask for all samples"],
-)
-def test_masked_keys(model):
-    feeds = feeds_of_mask(model)
-    expected = run(model, feeds)
-    assert rewrite_named("masked_keys", model) == 1
-    assert [len(node.inputs) for node in model.graph if node.op_type == "MultiHeadAttention"] == [3]
-    assert_close(run(model, feeds), expected)
-
-
-@pytest.mark.parametrize("least", [-64, -1e4, -np.inf])
-def test_a_masked_key_has_no_weight(least):
-    """Whatever its value is."""
-    model = masked()
-    feeds = feeds_of(model)
-    feeds["m"][:] = (least, 0, 0)
-    assert rewrite_named("masked_keys", model) == 1
-    (before,) = run(model, feeds)
-    feeds["v"][:, 0] += 1000
-    (after,) = run(model, feeds)
-    np.testing.assert_array_equal(after, before)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        masked(mask="2,1,5,3", extra="rows = Identity(m)"),
-        masked(mask="2,2,1,3"),
-        masked(attributes=", unidirectional=1"),
-        masked(output=", float[2,5,8] q"),
-        masked(output=", float[6,8] wn", extra="rows = Expand(m, s) wn = Neg(w)"),
-    ],
-    ids=[
-        "a row for each query",
-        "a mask for each head",
-        "causal",
-        "queries read elsewhere",
-        "weight read elsewhere",
-    ],
-)
-def test_masks_of_another_kind_are_left_alone(model):
-    assert_left_alone("masked_keys", model)
-
-
 def feed_forward(
     rows: str = "2,768", gated: bool = False, bias: str = "float[3] d", output: str = "", extra: str = ""
 ) -> ir.Model:
@@ -367,7 +289,6 @@ def test_feed_forward_networks_of_another_kind_are_left_alone(model):
     ("name", "model", "part"),
     [
         ("attention", attention, "qt"),
-        ("masked_keys", masked, "p"),
         ("split_linear", linear, "product"),
         ("modulated_norm", modulated, "normalized"),
         ("tile_rows", feed_forward, "p"),
@@ -389,4 +310,4 @@ def test_rewrites_for_a_cpu_are_not_for_a_gpu():
     names = [
         {rewrite.name for rewrite in default_rewrites("onnxruntime", provider=p)} for p in ("cpu", "cuda")
     ]
-    assert names[0] - names[1] == {"masked_keys", "modulated_norm", "tile_rows"}
+    assert names[0] - names[1] == {"modulated_norm", "tile_rows"}
