@@ -50,7 +50,7 @@ PROVIDERS: Mapping[str, tuple[str, str]] = {  # target: execution provider, pip 
 ELEMENT_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}  # others are called as in numpy
 ERRORS_ONLY = 3
 SAME_AS_REQUESTED = 1
-MOST_AT_ONCE = 4  # engines opened: each holds weights packed anew until it finds them
+MOST_AT_ONCE = 4  # engines opened: each needs memory of its own meanwhile
 
 
 def session_options(
@@ -164,8 +164,8 @@ class OnnxRuntimeBackend:
         return {engine.name: session for engine, session in zip(program.engines, sessions, strict=True)}
 
     def _at_once(self, options: LoadOptions) -> int:
-        """How many engines are opened at once. ONNX Runtime packs weights, on one core, before it finds them
-        packed: that is what loading takes.
+        """How many engines are opened at once. Opening one is work for one core, and the more of it the more
+        weights it has, though they are packed.
         """
         if self.provider != PROVIDERS["cpu"][0] or options.memory == "low":
             return 1

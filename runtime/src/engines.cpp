@@ -24,7 +24,7 @@ constexpr Provider PROVIDERS[] = {{"cpu", "CPUExecutionProvider"}, {"cuda", "CUD
 constexpr int SAME_AS_REQUESTED = 1;
 constexpr int ERRORS_ONLY = 3;
 constexpr int LARGE_BYTES = 256 * 1024;
-constexpr std::size_t MOST_AT_ONCE = 4;  // engines opened: each holds weights packed anew until it finds them
+constexpr std::size_t MOST_AT_ONCE = 4;  // engines opened: each needs memory of its own meanwhile
 
 // ONNX Runtime's environment. There is one in a process, and it stays: threads may use it until the end.
 Ort::Env& environment() {
@@ -109,8 +109,8 @@ Ort::SessionOptions session_options(const LoadOptions& chosen, std::size_t engin
     return options;
 }
 
-// How many engines are opened at once. ONNX Runtime packs weights, on one core, before it finds them packed: that is
-// what loading takes.
+// How many engines are opened at once. Opening one is work for one core, and the more of it the more weights it has,
+// though they are packed.
 std::size_t opened_at_once(const LoadOptions& options) {
     if (options.provider != "cpu" || options.memory == DIPGO_MEMORY_LOW) return 1;
     const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
