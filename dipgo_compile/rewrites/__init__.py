@@ -14,11 +14,19 @@ from dipgo_compile.plan import PassReport
 from dipgo_compile.rewrites.attention import FuseAttention
 from dipgo_compile.rewrites.base import Rewrite
 from dipgo_compile.rewrites.group_norm import LowerGroupNorm
+from dipgo_compile.rewrites.mask_floor import MaskFloor
 from dipgo_compile.rewrites.modulated_norm import ModulatedNorm
 from dipgo_compile.rewrites.split_linear import SplitLinear
 from dipgo_compile.rewrites.tile_rows import TileRows
 
-REWRITES: tuple[type[Rewrite], ...] = (FuseAttention, SplitLinear, LowerGroupNorm, ModulatedNorm, TileRows)
+REWRITES: tuple[type[Rewrite], ...] = (
+    FuseAttention,
+    MaskFloor,
+    SplitLinear,
+    LowerGroupNorm,
+    ModulatedNorm,
+    TileRows,
+)
 NAMES = tuple(rewrite.name for rewrite in REWRITES)
 
 

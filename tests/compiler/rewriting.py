@@ -39,7 +39,7 @@ def rewrite_named(name: str, model: ir.Model, blocks: Collection[str] = ()) -> i
 
 def parsed(text: str) -> ir.Model:
     """A graph whose nodes are in the module ``layer``, each in one of its own named after its output."""
-    header = '<ir_version: 10, opset_import: ["" : 23]>'
+    header = '<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>'
     model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(header + text)))
     for node in model.graph:
         name = node.outputs[0].name

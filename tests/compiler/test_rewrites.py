@@ -62,12 +62,12 @@ def test_modulated_norms_of_a_transformer(denoiser):
 
 @pytest.mark.parametrize("granularity", ["block", "layer"])
 def test_blocks_are_cut_as_before(granularity, denoiser):
-    """Same blocks, which read and write the same tensors. Without ``modulated_norm``, whose rows are new
-    tensors that what follows the last block of a transformer reads.
+    """Same blocks, which read and write the same tensors. Without the two rewrites that make new tensors for
+    other blocks to read: ``mask_floor`` a mask, ``modulated_norm`` the rows after a transformer's last block.
     """
     model, rewritten = denoiser.model, denoiser.onnx.clone()
     specs = model.inputs(denoiser.geometry)
-    apply(rewritten, default_rewrites("onnxruntime"), ["modulated_norm"])
+    apply(rewritten, default_rewrites("onnxruntime"), ["mask_floor", "modulated_norm"])
     before, after = (
         partition(graph, model.blocks(granularity), specs) for graph in (denoiser.onnx, rewritten)
     )

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from rewriting import assert_close, feeds_of, operators, parsed, rewrite_named, run
 
-from dipgo_compile.graphs.partition import SCOPES
+from dipgo_compile.graphs.partition import SCOPES, node_scopes
 from dipgo_compile.macs.graph import macs_by_kind
 from dipgo_compile.rewrites import default_rewrites
 
@@ -222,6 +222,48 @@ def numbers(*shape: int) -> str:
     return "{" + ",".join(str(index % 7 - 3) for index in range(np.prod(shape))) + "}"
 
 
+def masked(opset: int = 23) -> ir.Model:
+    """Two attentions that share a mask, which is repeated for the five queries of each."""
+    model = parsed(
+        """
+        attend (float[2,5,8] q, float[2,3,8] k, float[2,1,1,3] narrow) => (float[2,5,8] z)
+        <int64[4] wide = {2,1,5,3}>
+        {
+          mask = Expand(narrow, wide)
+          y = com.microsoft.MultiHeadAttention<num_heads=2>(q, k, k, , , mask)
+          z = com.microsoft.MultiHeadAttention<num_heads=2>(y, k, k, , , mask)
+        }
+        """
+    )
+    model.opset_imports[""] = opset
+    return model
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [-10000, 0, 0],
+        [-80, -80, -80],
+        [-80, -80.5, -79.5],
+        [-np.inf, 0, -np.inf],
+        [2, 0, -0.3],
+    ],
+    ids=["a key", "all keys alike", "all keys", "infinite", "a preference"],
+)
+def test_mask_floor(row):
+    model = masked()
+    feeds = feeds_of(model) | {"narrow": np.array([row, [0, -10000, 0]], np.float32).reshape(2, 1, 1, 3)}
+    expected = run(model, feeds)
+    assert rewrite_named("mask_floor", model) == 1
+    assert_close(run(model, feeds), expected)
+    made = [node.op_type for node in model.graph if node_scopes(node)[-1] == "layer.mask"]
+    assert made == ["Expand", "ReduceMax", "Sub", "Max"]  # once, and in no block that reads it
+
+
+def test_mask_floor_needs_an_opset():
+    assert_left_alone("mask_floor", masked(opset=17))
+
+
 def feed_forward(
     rows: str = "2,768", gated: bool = False, bias: str = "float[3] d", output: str = "", extra: str = ""
 ) -> ir.Model:
@@ -310,4 +352,4 @@ def test_rewrites_for_a_cpu_are_not_for_a_gpu():
     names = [
         {rewrite.name for rewrite in default_rewrites("onnxruntime", provider=p)} for p in ("cpu", "cuda")
     ]
-    assert names[0] - names[1] == {"modulated_norm", "tile_rows"}
+    assert names[0] - names[1] == {"mask_floor", "modulated_norm", "tile_rows"}
