@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dipgo_compile.program import Array
-from dipgo_compile.rewrites.base import Rewrite, describe
+from dipgo_compile.rewrites.base import Rewrite, describe, producer
 
 FLOOR = -64.0
 MASK = 5  # MultiHeadAttention's input ``attention_bias``
@@ -28,7 +28,10 @@ OPSET = 18  # from which on ReduceMax is told its axes by an input
 
 
 class MaskFloor(Rewrite):
-    """The additive masks of MultiHeadAttention are limited from below, each once for all that share it."""
+    """The additive masks of MultiHeadAttention are limited from below, each once for all that share it.
+
+    Left alone: a mask that the caller gives, which is made in no block; float16, in which e^-64 is 0.
+    """
 
     name = "mask_floor"
     backends = frozenset({"onnxruntime"})
@@ -42,31 +45,28 @@ class MaskFloor(Rewrite):
         for node in model.graph:
             if node.op_type == "MultiHeadAttention" and len(node.inputs) > MASK:
                 mask = node.inputs[MASK]
-                if mask is not None and mask.dtype == ir.DataType.FLOAT:
+                if mask is not None and mask.dtype == ir.DataType.FLOAT and mask.producer() is not None:
                     masked.setdefault(mask, []).append(node)
         for mask, nodes in masked.items():
-            limited = _limited(model.graph, mask, nodes[0])
+            limited = _limited(model.graph, mask)
             for node in nodes:
                 node.replace_input_with(MASK, limited)
         return len(masked)
 
 
-def _limited(graph: ir.Graph, mask: ir.Value, reader: ir.Node) -> ir.Value:
+def _limited(graph: ir.Graph, mask: ir.Value) -> ir.Value:
     """``mask`` less its largest entry for a query, at least FLOOR: three nodes, where ``mask`` is made."""
-    maker = mask.producer()
+    maker = producer(mask)
     largest = ir.node("ReduceMax", [mask, _initializer(graph, "mask_floor.axes", np.array([-1]))])
     shifted = ir.node("Sub", [mask, largest.outputs[0]])
     limited = ir.node("Max", [shifted.outputs[0], _initializer(graph, "mask_floor", np.float32(FLOOR))])
     for node in (largest, shifted, limited):
-        describe(node.outputs[0], maker or reader, mask)
+        describe(node.outputs[0], maker, mask)
         node.outputs[0].name = f"{mask.name}.{node.op_type}"
         node.name = f"{mask.name}.node_{node.op_type}"
     if mask.shape is not None:
         largest.outputs[0].shape = ir.Shape((*mask.shape[:-1], 1))
-    if maker is None:
-        graph.insert_before(graph[0], (largest, shifted, limited))
-    else:
-        graph.insert_after(maker, (largest, shifted, limited))
+    graph.insert_after(maker, (largest, shifted, limited))
     return limited.outputs[0]
 
 

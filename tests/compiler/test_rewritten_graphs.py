@@ -264,6 +264,14 @@ def test_mask_floor_needs_an_opset():
     assert_left_alone("mask_floor", masked(opset=17))
 
 
+def test_a_mask_that_the_caller_gives_is_left_alone():
+    model = masked()
+    made = model.graph[0].outputs[0]
+    model.graph.inputs.append(ir.Value(name="given", type=made.type, shape=made.shape))
+    ir.convenience.replace_all_uses_with(made, model.graph.inputs[-1])
+    assert_left_alone("mask_floor", model)
+
+
 def feed_forward(
     rows: str = "2,768", gated: bool = False, bias: str = "float[3] d", output: str = "", extra: str = ""
 ) -> ir.Model:
