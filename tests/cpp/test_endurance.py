@@ -34,8 +34,9 @@ def denoise(session: Session, seed: int) -> np.ndarray:
 
 
 def resident_bytes() -> int:
+    """What was allocated: pages of files (libraries, weights) come and go as the kernel sees fit."""
     status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS:"))
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
 
 
 @measures_memory
