@@ -60,6 +60,18 @@ def test_modulated_norms_of_a_transformer(denoiser):
     assert_close(run(rewritten, feeds), run(denoiser.onnx, feeds))
 
 
+def test_mask_floor_of_a_transformer(denoiser):
+    """One, which all blocks of PixArt share."""
+    expected = 1 if "PixArt" in denoiser.model.class_name else 0
+    inputs, rewritten = denoiser.model.inputs(denoiser.geometry), denoiser.onnx.clone()
+    feeds = {key: tensor.numpy() for key, tensor in example_inputs(inputs, seed=1).items()}
+    if expected:
+        feeds["encoder_attention_mask"][:, 1::2] = 0
+    rewrite_named("attention", rewritten)
+    assert rewrite_named("mask_floor", rewritten) == expected
+    assert_close(run(rewritten, feeds), run(denoiser.onnx, feeds))
+
+
 @pytest.mark.parametrize("granularity", ["block", "layer"])
 def test_blocks_are_cut_as_before(granularity, denoiser):
     """Same blocks, which read and write the same tensors. Without the two rewrites that make new tensors for
