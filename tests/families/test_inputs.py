@@ -150,8 +150,13 @@ def test_a_saved_pipeline_is_loaded_again(name: str, tmp_path: Path) -> None:
 
 
 def assert_same_answer(one: Model, other: Model) -> None:
+    """The same weights, and so the same answer but for rounding: where a weight lies in memory may change the
+    order in which a matrix product is summed, on some processors.
+    """
+    weights = dict(one.denoiser.state_dict()), dict(other.denoiser.state_dict())
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
     inputs = example_inputs(one.inputs(one.geometry(1)))
-    torch.testing.assert_close(one.predict(inputs), other.predict(inputs), rtol=0, atol=0)
+    torch.testing.assert_close(one.predict(inputs), other.predict(inputs), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dit", "pixart-alpha-512"])
