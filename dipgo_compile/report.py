@@ -126,7 +126,7 @@ def _engine_times(times: Sequence[EngineTime]) -> Iterator[str]:
         macs = "" if item.macs is None else f"{item.macs / 1e9:.2f}"
         least = "" if item.least_seconds is None else f"{1e3 * item.least_seconds:.2f} ms"
         yield f"  {item.engine:<20}{item.runs:>6}{macs:>13}{1e3 * item.seconds:>11.2f} ms{least:>14}"
-    yield "  * its MACs at the rate of a large matrix product"
+    yield "  * its MACs at the rate of a large matrix product, or of the fastest engine"
 
 
 def _call_times(plan: Plan, times: Sequence[EngineTime]) -> Iterator[str]:

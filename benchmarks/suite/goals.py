@@ -38,7 +38,7 @@ class Goal:
         return value <= self.bound if self.at_most else value >= self.bound
 
 
-AT_PEAK_RATE = "every multiply-accumulate at the rate of a large matrix product, and nothing else"
+AT_PEAK_RATE = "every multiply-accumulate at the fastest rate measured, and nothing else"
 BLOCK_BY_BLOCK = "every kept block takes what it takes alone: seconds do not follow multiply-accumulates"
 WEIGHTS_ALONE = "the mapped weights, without one activation"
 

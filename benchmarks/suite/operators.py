@@ -65,8 +65,8 @@ def _floor(result: SuiteResult, case: str, profile: OperatorProfile) -> Iterator
     if least is None:
         yield f"{said}."
         return
-    rate = profile.macs_per_second / 1e9
-    said += f"; with these at the rate of a large matrix product, {rate:.0f} GMACs/s: {least:.1f} s."
+    rate = profile.fastest_macs_per_second / 1e9
+    said += f"; with these at the fastest rate here, {rate:.0f} GMACs/s: {least:.1f} s."
     for peer in PEERS:
         seconds, measured = result.seconds(case, peer), result.ratio(case, peer, "plan")
         if seconds is not None and measured is not None:

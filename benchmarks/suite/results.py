@@ -81,8 +81,9 @@ class SuiteResult:
         return found.get("profile") if found else None
 
     def least_seconds(self, case: str) -> float | None:
-        """Of a case's image, if every multiply-accumulate ran at the rate of a large matrix product. Those
-        inside attention, which the mask's MACs leave out, count where operators were timed.
+        """Of a case's image, if every multiply-accumulate ran at the rate of a large matrix product, or of
+        the fastest kind of operator. Those inside attention, which the mask's MACs leave out, count where
+        operators were timed.
         """
         found = self.case(case)
         if found is not None and "operators" in found:

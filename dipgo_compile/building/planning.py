@@ -59,7 +59,7 @@ def compile_plan(
         macs={"dense": mask.calls * macs.total, "kept": mask.kept_macs(macs)},
         passes=passes,
         engine_files=engine_files(program.engines),
-        engine_macs=_engine_macs(program, model, geometry),
+        engine_macs=_engine_macs(program, graph, model, geometry),
     )
 
 
@@ -96,12 +96,15 @@ def _interface(graph: BlockGraph, program: Program, guidance: Guidance | None) -
     )
 
 
-def _engine_macs(program: Program, model: Denoiser, geometry: Geometry) -> dict[str, int]:
-    """MACs of one run for one sample, by engine. Glue is counted where it is named after its module; the
-    prologue's part is still in the blocks that it was taken from.
+def _engine_macs(program: Program, graph: BlockGraph, model: Denoiser, geometry: Geometry) -> dict[str, int]:
+    """MACs of one run for one sample, by engine. Glue is counted where it is named after its module, less
+    what lies in other blocks of that module; the prologue's part is still in the blocks that it was taken
+    from.
     """
+    blocks = {block.name for block in graph.blocks}
+    macs = dict(model.macs_by_scope(geometry, blocks.intersection(model.scopes)))
+    for block in sorted(macs, key=len, reverse=True):  # those inside before those around
+        macs[block] -= sum(macs[inner] for inner in macs if inner.startswith(f"{block}."))
     calls = {run.engine for run in program.runs() if run.call != PROLOGUE}
     engines = [engine for engine in program.engines if engine.name in calls]
-    blocks = {block for engine in engines for block in engine.blocks}
-    macs = model.macs_by_scope(geometry, blocks.intersection(model.scopes))
     return {engine.name: sum(macs.get(block, 0) for block in engine.blocks) for engine in engines}

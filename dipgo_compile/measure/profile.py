@@ -1,7 +1,8 @@
 """How long each engine of a bundle takes, beside what its multiply-accumulates would take at best.
 
-The yardstick is the rate of a large float32 matrix product on the same threads. An engine that comes near it
-is bound by arithmetic; one that does not is bound by memory, by small operators, or by being called.
+The yardstick is the rate of a large float32 matrix product on the same threads, or of the fastest engine
+where that is faster. An engine that comes near it is bound by arithmetic; one that does not is bound by
+memory, by small operators, or by being called.
 """
 
 from __future__ import annotations
@@ -38,15 +39,20 @@ class EngineTime:
 def profile(runtime: Runtime, repeats: int = REPEATS) -> tuple[EngineTime, ...]:
     """Time every engine of a loaded bundle alone, median of ``repeats`` runs. Raises BackendError."""
     plan = runtime.plan
-    rate = matmul_rate(repeats)
     runs = Counter(run.engine for run in plan.program.runs())
-    times = []
-    for engine, step in runtime.session().engine_steps().items():
-        seconds = _median(step, repeats)
-        macs = _macs_of_run(plan, engine)
-        least = None if macs is None else macs / rate
-        times.append(EngineTime(engine, runs[engine], macs, least, seconds))
-    return tuple(times)
+    seconds = {engine: _median(step, repeats) for engine, step in runtime.session().engine_steps().items()}
+    macs = {engine: count for engine in seconds if (count := _macs_of_run(plan, engine)) is not None}
+    rate = max([matmul_rate(repeats), *(count / seconds[engine] for engine, count in macs.items())])
+    return tuple(
+        EngineTime(
+            engine,
+            runs[engine],
+            macs.get(engine),
+            macs[engine] / rate if engine in macs else None,
+            taken,
+        )
+        for engine, taken in seconds.items()
+    )
 
 
 def matmul_rate(repeats: int = REPEATS) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from reference import TINY_SD, make_mask, options
 
-from dipgo_compile.build import build, check
+from dipgo_compile.build import build, check, compile_plan
 from dipgo_compile.errors import BackendError, InputError, MaskError, ModelError, ScheduleError
 from dipgo_compile.mask import Mask
 from dipgo_compile.text import plan_text
@@ -48,6 +49,20 @@ def test_weights_are_stored_once(mask, plain_tiny_sd, tmp_path):
     report = build(several, output=tmp_path / "m.dipgo", exported=plain_tiny_sd)
     assert len(report.plan.program.engines) == 4  # three patterns and the prologue
     assert (report.path / "weights.bin").stat().st_size <= weights
+
+
+@pytest.mark.parametrize("granularity", ["block", "layer"])
+@pytest.mark.parametrize("fuse", ["none", "auto"])
+def test_macs_are_counted_in_one_engine_each(granularity, fuse, tiny_sd):
+    """What lies between layers is named after modules that hold layers, too."""
+    blocks = tiny_sd.model.blocks(granularity)
+    whole = make_mask(tiny_sd.model, blocks, "ddim", 2, lambda calls: [[True] * len(blocks)] * calls)
+    schedule, how = check(whole, tiny_sd.model), options(fuse=fuse)
+    plan = compile_plan(tiny_sd.model, tiny_sd.geometry, tiny_sd.onnx.clone(), whole, schedule, how)
+    runs = Counter(run.engine for run in plan.program.runs())
+    counted = sum(macs * runs[engine] for engine, macs in plan.engine_macs.items())
+    assert counted == pytest.approx(plan.macs["dense"], rel=0.01)
+    assert min(plan.engine_macs.values()) >= 0
 
 
 def test_build_replaces_a_bundle(mask, plain_tiny_sd, tmp_path):

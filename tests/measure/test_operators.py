@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +196,19 @@ def test_floors() -> None:
     assert OperatorProfile.from_json(MADE.to_json()) == MADE
 
 
+def test_what_runs_faster_than_the_yardstick_is_the_yardstick_of_floors() -> None:
+    slow = replace(MADE, macs_per_second=40e9)
+    assert slow.of_yardstick(slow.operators[0]) == pytest.approx(2.5)
+    assert slow.fastest_macs_per_second == pytest.approx(100e9)
+    assert slow.least_seconds == pytest.approx(550 / 100) and slow.least_seconds < slow.multiplying_seconds
+
+
 def test_text_has_a_row_for_every_kind() -> None:
     lines = [line.split() for line in MADE.to_text().splitlines()]
     assert ["convolutions", "10", "5,000.00", "ms", "50.0%", "500.00", "100.0", "50%*"] in lines
     assert ["Add", "30", "2,000.00", "ms", "20.0%"] in lines
     assert lines[-2][:5] == ["as", "they", "ran", "6,000.00", "ms"]
-    assert lines[-1][:5] == ["at", "that", "rate*", "2,750.00", "ms"]
+    assert lines[-1][:5] == ["at", "the", "fastest", "rate", "2,750.00"]
 
 
 def test_the_command_prints_them(bundle: Path) -> None:
