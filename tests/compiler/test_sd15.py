@@ -15,6 +15,8 @@ from dipgo_compile.models.source import load
 from dipgo_compile.program import Combine
 from dipgo_compile.rewrites import apply, default_rewrites
 
+# What finds nothing to replace: those for transformers, and tiles, which take 1,024 rows; here there are 512.
+NOT_HERE = {"modulated_norm", "mask_floor", "tile_rows"}
 RELEASED = Path(__file__).parents[2] / "benchmarks" / "masks" / "sd15_ddim50_released_0.80.json"
 
 
@@ -24,7 +26,8 @@ def test_released_mask_on_sd15(tmp_path):
     model = load(mask.model.source)
     geometry = model.geometry(batch=2, height=128, width=128)
     graph = export(model, geometry)
-    assert all(report.modified for report in apply(graph, default_rewrites("onnxruntime")))
+    reports = apply(graph, default_rewrites("onnxruntime"))
+    assert {report.name for report in reports if not report.modified} == NOT_HERE
     path = tmp_path / "sd15.dipgo"
     assert_parity(Exported(model, geometry, graph), mask, options(), path, seed=0)
 
