@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from dipgo_compile.errors import ScheduleError
@@ -40,14 +41,32 @@ ALIAS_OPTIONS: dict[str, dict[str, Any]] = {
     "dpm++sde": {"algorithm_type": "sde-dpmsolver++", "solver_order": 2},
 }
 """What a name says beyond its class. It goes before what the model says."""
-KARRAS = "-karras"
-NAMES_HELP = f"{', '.join(SCHEDULER_ALIASES)}, NAME{KARRAS} for Karras' noise levels, or a diffusers class."
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """What the end of a name says: the value of an option, for the classes that have it."""
+
+    option: str
+    value: Any
+    about: str
+
+
+SUFFIXES: dict[str, Suffix] = {
+    "-karras": Suffix("use_karras_sigmas", True, "Karras' noise levels"),
+    "-trailing": Suffix("timestep_spacing", "trailing", "timesteps spaced from the noisiest on"),
+}
+NAMES_HELP = (
+    f"{', '.join(SCHEDULER_ALIASES)}, or a diffusers class. "
+    + ", ".join(f"NAME{ending} for {suffix.about}" for ending, suffix in SUFFIXES.items())
+    + "."
+)
 
 
 def resolve_scheduler(name: str | None, model: Denoiser) -> tuple[str, dict[str, Any]]:
     """A scheduler's class name and its whole configuration, without diffusers' private keys.
 
-    ``name``: a short name, with ``-karras`` for Karras' noise levels, a diffusers class name, or None for the
+    ``name``: a short name or a diffusers class name, either with endings (``SUFFIXES``), or None for the
     model's own. The model's own class keeps its configuration; another class takes over what it knows of it,
     as ``from_config`` does. Only what the name itself says changes it (``ALIAS_OPTIONS``): an option that
     isn't linear is refused by ``probe``. Where the model says nothing, clipping and thresholding are off, as
@@ -91,22 +110,26 @@ def scheduler_ref(name: str | None, model: Denoiser, num_inference_steps: int) -
 
 def _named(name: str) -> tuple[str, dict[str, Any]]:
     """The class of a name, and the options that it states."""
-    stem = name.removesuffix(KARRAS)
+    stem, endings = name, []
+    while ending := next((ending for ending in SUFFIXES if stem.endswith(ending)), None):
+        stem = stem.removesuffix(ending)
+        endings.append(ending)
     class_name = _class_name(stem)
     said = dict(ALIAS_OPTIONS.get(stem.lower(), {}))
-    if stem == name:
-        return class_name, said
-    if "use_karras_sigmas" not in _options(class_name):
-        raise ScheduleError(
-            f"{class_name} knows no Karras noise levels",
-            available=[
-                f"{alias}{KARRAS}"
-                for alias, known in SCHEDULER_ALIASES.items()
-                if "use_karras_sigmas" in _options(known)
-            ],
-            mend=f"leave {KARRAS} out",
-        )
-    return class_name, said | {"use_karras_sigmas": True}
+    for ending in endings:
+        suffix = SUFFIXES[ending]
+        if suffix.option not in _options(class_name):
+            raise ScheduleError(
+                f"{class_name} does not know {suffix.about}",
+                available=[
+                    f"{alias}{ending}"
+                    for alias, known in SCHEDULER_ALIASES.items()
+                    if suffix.option in _options(known)
+                ],
+                mend=f"leave {ending} out",
+            )
+        said[suffix.option] = suffix.value
+    return class_name, said
 
 
 def _class_name(name: str) -> str:

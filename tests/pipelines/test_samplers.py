@@ -113,7 +113,7 @@ def test_without_guidance(whole: Whole, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "steps", "message"),
     [
-        ("ddim-karras", 5, "no Karras"),
+        ("ddim-karras", 5, "not know Karras"),
         ("lcm", 60, "refuses 60 steps"),
         ("CosineDPMSolverMultistepScheduler", 5, "torchsde"),
     ],

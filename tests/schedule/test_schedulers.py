@@ -88,6 +88,12 @@ def test_unknown_names_are_refused(name: str, suggestion: str) -> None:
         ("dpm++sde-karras", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
         ("Euler-karras", "EulerDiscreteScheduler", {"use_karras_sigmas": True}),
         ("UniPCMultistepScheduler-karras", "UniPCMultistepScheduler", {"use_karras_sigmas": True}),
+        ("ddim-trailing", "DDIMScheduler", {"timestep_spacing": "trailing"}),
+        (
+            "dpm++2m-trailing-karras",
+            "DPMSolverMultistepScheduler",
+            {"timestep_spacing": "trailing", "use_karras_sigmas": True, "solver_order": 2},
+        ),
     ],
 )
 def test_a_name_says_more_than_a_class(name: str, class_name: str, options: dict[str, Any]) -> None:
@@ -99,10 +105,24 @@ def test_a_name_says_more_than_a_class(name: str, class_name: str, options: dict
 
 
 def test_noise_levels_that_a_scheduler_does_not_know() -> None:
-    with pytest.raises(ScheduleError, match="DDIMScheduler knows no Karras") as caught:
+    with pytest.raises(ScheduleError, match="DDIMScheduler does not know Karras") as caught:
         resolve_scheduler("ddim-karras", Described("PNDMScheduler"))
     assert "euler-karras" in caught.value.available
     assert "ddim-karras" not in caught.value.available
+
+
+def test_trailing_timesteps_start_at_the_last_one_whatever_the_number_of_steps() -> None:
+    own = Described("DDIMScheduler", timestep_spacing="leading", steps_offset=1, clip_sample=False)
+    for steps in (5, 10, 50):
+        first, *_, last = scheduler_ref("ddim-trailing", own, steps).timesteps
+        assert (first, last) == (999, 1000 / steps - 1)
+        assert scheduler_ref("ddim", own, steps).timesteps[-1] == 1
+
+
+def test_trailing_timesteps_that_a_scheduler_does_not_know() -> None:
+    with pytest.raises(ScheduleError, match="does not know timesteps spaced") as caught:
+        resolve_scheduler("FlowMatchEulerDiscreteScheduler-trailing", Described("DDIMScheduler"))
+    assert "ddim-trailing" in caught.value.available
 
 
 def test_a_scheduler_whose_package_is_missing() -> None:
