@@ -86,7 +86,12 @@ def _add_quality(scenario: QualityScenario) -> None:
     @click.option("--quick", is_flag=True, help=f"{QUICK_IMAGES} images: too few for a FID to mean much.")
     @click.option("--rows", help="Names or their beginnings, separated by commas.  [default: all]")
     @click.option("--seed", default=0, show_default=True, help="Of the noise.")
-    @click.option("--guidance-scale", type=float, help="[default: the trained mask's]")
+    @click.option(
+        "--guidance-scale",
+        type=float,
+        default=scenario.guidance_scale,
+        show_default=scenario.guidance_scale is not None or "the trained mask's",
+    )
     @click.option("--resume", is_flag=True, help="Keep the rows that the output has, and make the others.")
     @click.option("-o", "--output", type=click.Path(path_type=Path), default=results.path_of(scenario.name))
     def command(

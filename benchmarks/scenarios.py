@@ -38,7 +38,8 @@ class QualityScenario:
 
     ``random_masks``: how many seeds. ``deepcache_interval``: calls from one whole call to the next; None
     leaves DeepCache out, which needs a UNet. ``residual_mask``: one that was trained to reuse residuals.
-    Images are balanced over the ten classes; every row starts from the same noise and conditions.
+    ``guidance_scale``: None is what the mask was trained with. Images are balanced over the ten classes;
+    every row starts from the same noise and conditions.
     """
 
     name: str
@@ -48,6 +49,7 @@ class QualityScenario:
     random_masks: int
     deepcache_interval: int | None = None
     residual_mask: str | None = None
+    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -326,6 +328,15 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScena
         images=2000,
         random_masks=5,
         deepcache_interval=5,
+    ),
+    QualityScenario(
+        name="quality-low-guidance",
+        about="the same with the guidance at which the unpruned model's FID is lowest",
+        mask=TINY_SD_MASK,
+        images=2000,
+        random_masks=5,
+        deepcache_interval=5,
+        guidance_scale=1.6,
     ),
     QualityScenario(
         name="quality-dit",
