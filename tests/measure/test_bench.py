@@ -45,6 +45,24 @@ def test_rows_that_stand_for_the_same_agree(job: Job) -> None:
     assert np.abs(unpruned - pruned).max() > 100 * TOLERANCE
 
 
+class Scripted:
+    """A row whose images take what they are told to."""
+
+    def __init__(self, row: str, *seconds: float) -> None:
+        self.row, self.left = row, list(seconds)
+
+    def image(self) -> float:
+        return self.left.pop(0)
+
+
+def test_a_short_image_follows_one_of_its_own_row() -> None:
+    counted: list[None] = []
+    rows = [Scripted("plan", 0.9, 0.1, 0.8, 0.2), Scripted("dense", 3.0, 4.0)]
+    seconds = bench._take_turns(rows, 2, lambda: counted.append(None), short={"plan"})  # type: ignore[arg-type]
+    assert seconds == {"plan": [0.1, 0.2], "dense": [3.0, 4.0]}
+    assert len(counted) == 4 and not any(row.left for row in rows)
+
+
 def test_dense_repeats_itself(job: Job) -> None:
     image = dense.load(job)
     np.testing.assert_array_equal(image(), image())
