@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -276,6 +276,15 @@ FAMILY_CASES = (
     *_family(Subject("random:pixart-alpha-512", 512), 0.4, "residual"),
 )
 
+TINY_SD_QUALITY = QualityScenario(
+    name="quality",
+    about="images of tiny-sd's trained mask, and of other ways to spend as few MACs",
+    mask=TINY_SD_MASK,
+    images=2000,
+    random_masks=5,
+    deepcache_interval=5,
+)
+
 SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScenario, ...] = (
     SuiteScenario(
         name="sd15-512",
@@ -321,21 +330,11 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScena
         rounds=5,
         goals=(("c++", 10.0), ("python", 100.0)),
     ),
-    QualityScenario(
-        name="quality",
-        about="images of tiny-sd's trained mask, and of other ways to spend as few MACs",
-        mask=TINY_SD_MASK,
-        images=2000,
-        random_masks=5,
-        deepcache_interval=5,
-    ),
-    QualityScenario(
+    TINY_SD_QUALITY,
+    replace(
+        TINY_SD_QUALITY,
         name="quality-low-guidance",
         about="the same with the guidance at which the unpruned model's FID is lowest",
-        mask=TINY_SD_MASK,
-        images=2000,
-        random_masks=5,
-        deepcache_interval=5,
         guidance_scale=1.6,
     ),
     QualityScenario(

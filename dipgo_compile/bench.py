@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,9 +153,9 @@ def bench(
         with ExitStack() as stack:
             workers = [stack.enter_context(Worker(name, job)) for name in names]
             warm = _take_turns(workers, options.warmup, count)
-            short = {row for row, seconds in warm.items() if seconds and seconds[-1] < SHORT_SECONDS}
+            again = any(seconds and seconds[-1] < SHORT_SECONDS for seconds in warm.values())
             with machine.StolenTime() as stolen:
-                seconds = _take_turns(workers, options.repeats, count, short)
+                seconds = _take_turns(workers, options.repeats, count, again)
             rows = tuple(
                 Row(
                     worker.row,
@@ -200,16 +200,16 @@ class _Counter:
 
 
 def _take_turns(
-    workers: Sequence[Worker], rounds: int, count: Callable[[], None], short: Collection[str] = ()
+    workers: Sequence[Worker], rounds: int, count: Callable[[], None], again: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of ``rounds`` images of each row. In the rows of ``short`` another one, which isn't timed, goes
-    before each: the row before has filled the caches, and a process that only draws would find its own data.
+    """Seconds of ``rounds`` images of each row. With ``again`` another one goes before each,
+    untimed: other rows have filled the caches, and a process that only draws would find its own data.
     """
     seconds: dict[str, list[float]] = {worker.row: [] for worker in workers}
     for _ in range(rounds):
         for worker in workers:
             time.sleep(SETTLE_SECONDS)
-            if worker.row in short:
+            if again:
                 worker.image()
             seconds[worker.row].append(worker.image())
             count()

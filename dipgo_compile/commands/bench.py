@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @json_option("the result")
 def bench(bundle: Path | None, vs: str | None, model: str | None, result: Result, **options: Any) -> None:
     """Time BUNDLE (or the only one here) against the unpruned model, in turns, each in a process of its
-    own. Before a timed image of less than a second comes one that isn't timed, for the processor's caches.
+    own. If any row takes less than a second, an image that isn't timed goes before each, for the caches.
     """
     import sys
 
