@@ -156,9 +156,9 @@ class Session:
     def run_call(self, index: int, sample: npt.ArrayLike, conditions: Mapping[str, npt.ArrayLike]) -> Array:
         """The noise prediction of one denoiser call, a new array, for hosts with their own scheduler.
 
-        ``sample`` is what the denoiser reads: scaled, and doubled under guidance; where a plan splits the
-        guidance, both halves must be the same, as they are in a diffusers pipeline. Calls come in order; call
-        0 starts an image, forgets the one before and is the only one to read ``conditions``. Raises
+        ``sample`` is what the denoiser reads: scaled, and doubled under guidance; where a plan reads one half
+        for both, they must be the same, as they are in a diffusers pipeline. Calls come in order; call 0
+        starts an image, forgets the one before and is the only one to read ``conditions``. Raises
         InputError.
         """
         with self._claimed():
@@ -189,13 +189,14 @@ class Session:
 
     def _feed_sample(self, host: HostCalls, sample: npt.ArrayLike) -> None:
         name, spec = self.plan.interface.sample, TensorSpec(host.sample.dtype.name, host.sample.shape)
-        given = checked(name, sample, spec.repeated(host.halves))
-        first, *others = _parts(given, host.halves)
+        given = checked(name, sample, spec.repeated(host.copies))
+        first, *others = _parts(given, host.copies)
         if any(other.tobytes() != first.tobytes() for other in others):
+            split = self.plan.interface.split
+            option = "without --split-guidance" if split else "with --disable-pass share_halves"
             raise InputError(
-                f"the halves of {name} differ, and the plan reads one for both: it was built with split "
-                "guidance",
-                mend="pass the same samples twice, or build the bundle without --split-guidance",
+                f"the halves of {name} differ, and the plan reads one for both",
+                mend=f"pass the same samples twice, or build the bundle {option}",
             )
         np.copyto(host.sample, first)
 

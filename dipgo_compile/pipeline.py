@@ -7,6 +7,7 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from dipgo_compile.errors import CompileError
+from dipgo_compile.graphs import halves
 from dipgo_compile.mask import Mask
 from dipgo_compile.passes.apply_mask import ApplyMask
 from dipgo_compile.passes.base import Pass, Sequential
@@ -60,7 +61,7 @@ def compile_program(
     Raises CompileError.
     """
     passes = default_passes(model, graph, mask, fuse, max_engines)
-    optional = [*(step.name for step in passes if step.name not in REQUIRED), *NAMES]
+    optional = [*(step.name for step in passes if step.name not in REQUIRED), *NAMES, halves.NAME]
     unknown = sorted(set(disabled) - set(optional))
     if unknown:
         raise CompileError(f"cannot disable the pass {unknown[0]!r}", available=optional)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from dipgo_compile.errors import CompileError
 from dipgo_compile.plan import Interface, PipelineParts, Plan
-from dipgo_compile.program import PROLOGUE, Combine, MemoryPlan, Program, Run, TensorSpec, Term
+from dipgo_compile.program import PROLOGUE, Call, Combine, MemoryPlan, Program, Run, TensorSpec, Term
 from dipgo_compile.shapes import Shape
 
 
@@ -94,7 +94,8 @@ def verify_interface(program: Program, interface: Interface) -> None:
 
     1. Every input is given once: as the latents, those of an image, a condition (or half of one) or a draw.
     2. Latents, draws and the output are float32 and have one shape, which begins with the number of images.
-    3. The samples of all calls have one spec, and so have the noise predictions.
+    3. The samples of all calls have one spec, and so have the noise predictions. Those of a call have the
+       batch of its sample together, or a multiple of it.
     4. Under split guidance every run is of a half, a call answers with a prediction for each, and the halves
        of a condition have one spec, with a batch. Otherwise runs have no half, and calls one prediction.
     """
@@ -117,7 +118,19 @@ def verify_interface(program: Program, interface: Interface) -> None:
             raise CompileError(
                 f"{', '.join(dict.fromkeys(names))} of different calls differ in shape or dtype"
             )
+    for call in program.calls:
+        _verify_batch(program, call)
     _verify_halves(program, interface.guidance if interface.split else None, conditions)
+
+
+def _verify_batch(program: Program, call: Call) -> None:
+    if call.sample is None:
+        return
+    sample, noise_pred = (program.specs[name].shape for name in (call.sample, call.noise_preds[0]))
+    if not sample or not noise_pred or len(call.noise_preds) * noise_pred[0] % sample[0]:
+        raise CompileError(
+            f"{call.noise_preds[0]!r} {noise_pred} has another batch than its sample {call.sample!r} {sample}"
+        )
 
 
 def _verify_halves(

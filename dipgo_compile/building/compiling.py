@@ -6,7 +6,7 @@ are cut out of it. Where a bundle serves several shapes, their graphs share thei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,14 +14,19 @@ import onnx_ir as ir
 
 from dipgo_compile.building.clock import Clock
 from dipgo_compile.building.exported import Exported
+from dipgo_compile.building.guidance import guidance_of
 from dipgo_compile.building.options import BuildOptions
 from dipgo_compile.building.planning import compile_plan
 from dipgo_compile.drawing.surroundings import Surroundings, export_surroundings
 from dipgo_compile.graphs.engines import cut_engines, engine_files
 from dipgo_compile.graphs.float16 import in_precision
+from dipgo_compile.graphs.halves import NAME as SHARE_HALVES
+from dipgo_compile.graphs.halves import share_halves
 from dipgo_compile.graphs.weights import SharedWeights
 from dipgo_compile.mask import Mask
-from dipgo_compile.plan import Part, Plan
+from dipgo_compile.models import InputSpec
+from dipgo_compile.passes.unroll import Guidance
+from dipgo_compile.plan import Part, PassReport, Plan
 from dipgo_compile.rewrites import apply, default_rewrites
 from dipgo_compile.schedules.table import Schedule
 
@@ -56,13 +61,30 @@ def compile_shape(
     """One shape, that of ``options``."""
     onnx_model = exported.onnx.clone()
     inputs = exported.model.inputs(exported.geometry)
+    shared = _share_halves(onnx_model, inputs, mask, guidance_of(exported.model, options), options.disabled)
     rewrites = default_rewrites(options.backend, provider=options.provider)
     rewritten = apply(onnx_model, rewrites, options.disabled, mask.blocks)
     converted = in_precision(onnx_model, options.precision, inputs)
     plan = compile_plan(exported.model, exported.geometry, onnx_model, mask, schedule, options)
     if weights is not None:
         weights.share(onnx_model)
-    return CompiledShape(replace(plan, passes=(*rewritten, *converted, *plan.passes)), onnx_model)
+    passes = (*shared, *rewritten, *converted, *plan.passes)
+    return CompiledShape(replace(plan, passes=passes), onnx_model)
+
+
+def _share_halves(
+    onnx_model: ir.Model,
+    inputs: Sequence[InputSpec],
+    mask: Mask,
+    guidance: Guidance | None,
+    disabled: Collection[str],
+) -> tuple[PassReport, ...]:
+    """Where both halves of a guided batch are in one run. Blocks whose residuals are reused read as many
+    samples as they answer with, so they keep both halves.
+    """
+    if guidance is None or guidance.split or mask.reuse != "output" or SHARE_HALVES in disabled:
+        return ()
+    return (share_halves(onnx_model, inputs),)
 
 
 def largest_first(compiled: Sequence[CompiledShape], upscaling: int) -> list[CompiledShape]:

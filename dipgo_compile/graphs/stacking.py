@@ -61,7 +61,7 @@ class Stacker:
 
     def __init__(self, model: ir.Model, graph: BlockGraph) -> None:
         self._model, self._graph = model, graph
-        self._batch = graph.tensors[graph.sample].shape[0]
+        self._batch = graph.tensors[graph.output].shape[0]
         self.depends = dependencies(graph, model)
         self._values = {value.name: value for value in self.depends}
         self._made: dict[tuple[ir.Value, tuple[float, ...]], ir.Value] = {}

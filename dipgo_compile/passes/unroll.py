@@ -2,7 +2,7 @@
 
 One call with guidance scale g reads like this (``@c`` is the call):
 
-    sample@c     = input_scale * latents@c, repeated for the two halves of the guided batch
+    sample@c     = input_scale * latents@c, repeated for the halves of a guided batch that share nothing
     ...          = run of every block
     noise@c      = (1 - g) * noise_pred@c[uncond] + g * noise_pred@c[cond]
     latents@c+1  = the scheduler's linear combination of samples, noise predictions and noise draws
@@ -75,9 +75,9 @@ class _Unroller:
     def __init__(self, graph: BlockGraph, schedule: Schedule, guidance: Guidance | None) -> None:
         self.graph, self.schedule, self.guidance = graph, schedule, guidance
         self.halves: tuple[str | None, ...] = guidance.order if guidance and guidance.split else (None,)
-        batch, channels, height, width = graph.tensors[graph.sample].shape
-        self.images = batch // 2 if guidance and not guidance.split else batch
-        self.latents = TensorSpec("float32", (self.images, channels, height, width))
+        samples = graph.tensors[graph.output].shape[0]
+        self.images = samples // 2 if guidance and not guidance.split else samples
+        self.latents = TensorSpec("float32", (self.images, *graph.tensors[graph.sample].shape[1:]))
         self.specs: dict[str, TensorSpec] = {}
         self.constants: dict[str, Array] = {}
         self.instructions: list[Instruction] = []

@@ -5,9 +5,9 @@ between them (``Program.call_values``); the host supplies what the scheduler's c
 computed. Values keep the places the memory plan gave them, so everything happens in the program's order: a
 sample is written where the combine that defines it stands.
 
-Under split guidance a host sends both halves of its batch, which are the same, and gets both predictions, one
-behind the other: a call takes one half of the sample and gives its predictions into the parts of
-``noise_pred``.
+A host sends both halves of a guided batch. Where the plan reads one for both, under split guidance or where
+the halves share what they have in common (``share_halves``), they have to be the same, and a call takes one
+half. Under split guidance it gives its two predictions into the parts of ``noise_pred``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Step = Callable[[], None]
 class HostCalls:
     """The steps of every call, the prologue's being call 0's. ``sample`` and ``noise_pred`` are the buffers
     between host and program; they are apart from the arena, because values in it are overwritten as soon as
-    the program has no more use for them. ``noise_pred`` has room for ``halves`` predictions, ``sample`` for
-    one half. ``sent`` gives the copies that are due when values in ``tensors`` have been written
-    (``residence.py``).
+    the program has no more use for them. ``noise_pred`` has room for ``halves`` predictions. What a host
+    sends as a sample is ``copies`` times ``sample``. ``sent`` gives the copies that are due when values in
+    ``tensors`` have been written (``residence.py``).
 
     Raises CompileError when the program cannot be cut at its calls.
     """
@@ -52,6 +52,7 @@ class HostCalls:
         self.halves = len(first)
         self.noise_pred = np.concatenate(first)
         self._parts = np.split(self.noise_pred, self.halves)
+        self.copies = len(self.noise_pred) // len(self.sample)
 
         needed = program.call_values()
         calls = reversed(list(enumerate(program.calls)))

@@ -2,8 +2,8 @@
 // dipgo_compile/running/host_calls.py cuts it. Of the program only what belongs to the calls is executed, the runs and
 // the combinations between them; the host supplies what the scheduler's combinations would have computed. Values keep
 // their places in the arena, so everything happens in the program's order: a sample is written where the combine that
-// defines it stands. Under split guidance a host sends both halves of its batch, which are the same, and gets both
-// predictions, one behind the other.
+// defines it stands. A host sends both halves of a guided batch, which are the same where the plan reads one for both;
+// under split guidance it gets both predictions, one behind the other.
 #pragma once
 
 #include <vector>

@@ -30,15 +30,16 @@ std::string Shape::text() const {
     return std::to_string(images) + "x" + std::to_string(height) + "x" + std::to_string(width);
 }
 
-std::size_t images_together(const Plan& plan) {
-    const std::vector<std::int64_t>& shape = plan.spec(plan.interface.latents).shape;
-    return shape.empty() ? 1 : static_cast<std::size_t>(shape[0]);
-}
+std::size_t images_together(const Plan& plan) { return batch_of(plan.spec(plan.interface.latents)); }
 
 Index sample_of(const Plan& plan) {
     const auto reads = [](const Call& call) { return call.sample != NONE; };
     const auto found = std::find_if(plan.calls.begin(), plan.calls.end(), reads);
     return found == plan.calls.end() ? NONE : found->sample;
+}
+
+std::size_t batch_of(const TensorSpec& spec) {
+    return spec.shape.empty() ? 1 : static_cast<std::size_t>(spec.shape[0]);
 }
 
 TensorSpec repeated(TensorSpec spec, std::size_t times) {

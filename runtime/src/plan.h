@@ -129,7 +129,8 @@ struct Plan {
     std::optional<Part> text_encoder, image_decoder;
     std::string tokenizer;  // a file, or empty
     double guidance_scale = DEFAULT_GUIDANCE_SCALE;
-    // What a host sends in a call and what it gets, where a call reads a sample: both halves of a guided batch.
+    // What a host sends in a call and what it gets, where a call reads a sample: both halves of a guided batch, whether
+    // the plan reads both or one for both.
     std::optional<TensorSpec> host_sample, host_noise_pred;
 
     // Of plan.json: the plan files of the other shapes, and the pixels of a latent along an axis.
@@ -147,6 +148,9 @@ std::size_t images_together(const Plan& plan);
 
 // The tensor that the first reading call takes, and whose type all samples have; NONE where no call reads one.
 Index sample_of(const Plan& plan);
+
+// The leading axis; 1 where there is none.
+std::size_t batch_of(const TensorSpec& spec);
 
 // So many of them, one behind the other along the batch, which is the leading axis.
 TensorSpec repeated(TensorSpec spec, std::size_t times);

@@ -312,8 +312,11 @@ Plan read_plan(const Json& document, std::uint64_t constants_bytes, const std::s
     if (!plan.calls.empty()) {
         const std::vector<Index>& noise_preds = plan.calls.front().noise_preds;
         const Index sample = sample_of(plan);
-        if (sample != NONE) plan.host_sample = repeated(plan.spec(sample), noise_preds.size());
         plan.host_noise_pred = repeated(plan.spec(noise_preds.front()), noise_preds.size());
+        if (sample != NONE) {
+            const TensorSpec& read = plan.spec(sample);
+            plan.host_sample = repeated(read, batch_of(*plan.host_noise_pred) / batch_of(read));
+        }
     }
     plan.provider = read_provider(root.get("target"));
     check_rest(root);

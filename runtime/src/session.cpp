@@ -345,7 +345,7 @@ void Session::feed_conditions(const dipgo_tensor* conditions, std::size_t count,
         .mend("pass each of these by its name, and no other");
 }
 
-// Under split guidance the plan reads one half, for both.
+// Under split guidance, or where the halves share what they have in common, the plan reads one half, for both.
 void Session::feed_sample(const dipgo_tensor& sample) {
     const std::string& name = plan().interface.sample;
     const TensorSpec& spec = *plan().host_sample;
@@ -353,9 +353,10 @@ void Session::feed_sample(const dipgo_tensor& sample) {
     const std::uint64_t half = plan().spec(sample_of(plan())).bytes;
     for (std::uint64_t at = half; at < spec.bytes; at += half) {
         if (std::memcmp(first + at, first, half) == 0) continue;
-        throw input_error("the halves of " + name +
-                          " differ, and the plan reads one for both: it was built with split guidance")
-            .mend("pass the same samples twice, or build the bundle without --split-guidance");
+        const bool split = plan().interface.split;
+        throw input_error("the halves of " + name + " differ, and the plan reads one for both")
+            .mend(std::string("pass the same samples twice, or build the bundle ") +
+                  (split ? "without --split-guidance" : "with --disable-pass share_halves"));
     }
     std::memcpy(host_sample_.at(0), first, half);
 }

@@ -87,6 +87,16 @@ void verify_disjoint(const Plan& plan) {
     for (const Index tensor : opening) alive.add(tensor);
 }
 
+// The predictions of a call have the batch of its sample together, or a multiple of it.
+void verify_batch(const Plan& plan, const Call& call) {
+    const TensorSpec &sample = plan.spec(call.sample), &answer = plan.spec(call.noise_preds.front());
+    const auto whole = static_cast<std::int64_t>(call.noise_preds.size());
+    if (!sample.shape.empty() && !answer.shape.empty() && whole * answer.shape[0] % sample.shape[0] == 0) return;
+    throw invalid(quoted(answer.name) + " " + shape_text(answer.shape) + " has another batch than its sample " +
+                  quoted(sample.name) + " " + shape_text(sample.shape))
+        .mend(REBUILD);
+}
+
 // Under split guidance every run is of a half, a call answers with a prediction for each, and the halves of a condition
 // have one type and shape, with a batch. Otherwise no run is of a half, and a call has one prediction.
 void verify_halves(const Plan& plan) {
@@ -267,6 +277,7 @@ void verify_interface(const Plan& plan) {
     for (const Call& call : plan.calls) {
         if (call.sample != NONE) check_alike(sample, call.sample);
         for (const Index answer : call.noise_preds) check_alike(noise_pred, answer);
+        if (call.sample != NONE) verify_batch(plan, call);
     }
     verify_halves(plan);
 }

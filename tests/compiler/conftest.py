@@ -9,6 +9,7 @@ from reference import TINY_SD
 
 from dipgo_compile.build import Exported
 from dipgo_compile.graphs.export import export
+from dipgo_compile.graphs.halves import share_halves
 from dipgo_compile.models.source import load
 from dipgo_compile.rewrites import apply, default_rewrites
 
@@ -24,6 +25,7 @@ def plain_tiny_sd() -> Exported:
 @pytest.fixture(scope="session")
 def tiny_sd(plain_tiny_sd: Exported) -> Exported:
     """tiny-sd for one guided image, as ``build`` compiles it."""
-    graph = plain_tiny_sd.onnx.clone()
+    model, graph = plain_tiny_sd.model, plain_tiny_sd.onnx.clone()
+    assert share_halves(graph, model.inputs(plain_tiny_sd.geometry)).modified
     apply(graph, default_rewrites("onnxruntime"))
     return replace(plain_tiny_sd, onnx=graph)

@@ -128,7 +128,7 @@ def mask(tiny_sd):
 def test_a_build_reports_its_rewrites_and_can_leave_one_out(mask, plain_tiny_sd, tmp_path):
     without = options(disabled=("attention",))
     report = build(mask, output=tmp_path / "m.dipgo", exported=plain_tiny_sd, options=without)
-    names = [name for name in NAMES if name != "attention"]
+    names = ["share_halves", *(name for name in NAMES if name != "attention")]
     assert [step.name for step in report.plan.passes[: len(names)]] == names
     modified = {step.name for step in report.plan.passes if step.modified and "replaced" in step.summary}
     assert modified == {"split_linear", "group_norm"}  # no layer norm is modulated, and tokens are few

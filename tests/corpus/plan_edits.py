@@ -282,6 +282,7 @@ REFUSALS: dict[str, Edit] = {
     "noise predictions of two shapes": lambda d: d["calls"][3].update(noise_pred="prompt"),
     "a sample of nobody": lambda d: d["calls"][0].update(sample="?"),
     "samples of two shapes": lambda d: d["calls"][0].update(sample="x0"),
+    "three samples for two predictions": _everywhere(*(reshape(n, [3, 2, 4, 4]) for n in ("s0", "s1", "s2"))),
     "no calls": lambda d: d.update(calls=[]),
     "a call left out": lambda d: d.update(calls=d["calls"][:2]),
     "a timestep of words": lambda d: d["calls"][0].update(timestep="soon"),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 from dipgo_compile.build import write
+from dipgo_compile.graphs import halves
 from dipgo_compile.graphs.engines import engine_files
+from dipgo_compile.graphs.halves import share_halves
 from dipgo_compile.mask import Mask, ModelRef, SchedulerRef
 from dipgo_compile.passes.plan_memory import plan_memory
 from dipgo_compile.passes.unroll import LATENTS, Guidance, is_draw
 from dipgo_compile.pipeline import compile_program
 from dipgo_compile.plan import Interface, Plan, Target
 from dipgo_compile.schedules.probe import probe
-from tests.compiler.toy_denoiser import BLOCKS, toy_graph, toy_model
+from tests.compiler.toy_denoiser import BLOCKS, SPECS, toy_graph, toy_model
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -26,13 +29,19 @@ def compiled(
     guided: bool,
     fuse: str,
     split: bool = False,
+    shared: bool = False,
 ) -> Plan:
     """Write the bundle; ``rows`` are those of the mask, one for each call, and so many steps as give them.
-    The toy computes two samples at a time; with ``split`` guidance they are one half of two images.
+    The toy computes two samples at a time; with ``split`` guidance they are one half of two images. With
+    ``shared`` halves it reads one of the two.
     """
     schedule = probe(scheduler, {**BETAS, **config}, len(rows))
     rows = (rows * 2)[: len(schedule.timesteps)]  # PLMS and Heun make more calls than steps
-    model, graph = toy_model(), toy_graph()
+    model = toy_model()
+    if shared:
+        with mock.patch.object(halves, "MACS_PER_ELEMENT", -1):  # the toy multiplies nothing
+            assert share_halves(model, SPECS).modified
+    graph = toy_graph(model)
     keep = tuple(tuple(letter == "1" for letter in row) for row in rows)
     timesteps = schedule.timesteps
     mask = Mask(

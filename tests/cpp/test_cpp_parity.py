@@ -152,3 +152,23 @@ def test_a_host_sends_one_sample_twice(library: Library, tmp_path):
     assert error.value.status == INPUT
     with pytest.raises(CallError, match=r"shape \(2, 1, 2, 2\), the plan was compiled for \(4, 1, 2, 2\)"):
         session.run_call(0, latents, conditions)
+
+
+def test_halves_that_share_what_no_condition_reaches(library: Library, tmp_path):
+    """The plan reads one sample for both: given once to make images, twice by a host."""
+    path = tmp_path / "m.dipgo"
+    plan = compiled(path, *SCHEDULERS["ddim"], random_rows(0), guided=True, fuse="auto", shared=True)
+    latents, conditions, _ = inputs(plan, 0)
+    loaded = library.load(path, threads=1)
+    session = loaded.session()
+    assert plan.program.specs[plan.program.calls[0].sample].shape == latents.shape
+    assert [shape for _, _, shape in loaded.tensors(SAMPLE)] == [(2, *latents.shape[1:])]
+    sample = np.concatenate([latents, latents])
+    with Runtime.load(path, threads=1) as runtime:
+        expected = runtime.denoise(latents, guidance_scale=3.0, **conditions)
+        answer = runtime.session().run_call(0, sample, conditions)
+    np.testing.assert_array_equal(session.denoise(latents, conditions, guidance_scale=3.0), expected)
+    np.testing.assert_array_equal(session.run_call(0, sample, conditions), answer)
+    with pytest.raises(CallError, match="the halves of sample differ") as error:
+        session.run_call(0, np.concatenate([latents, latents + 1]), conditions)
+    assert "--disable-pass share_halves" in str(error.value)

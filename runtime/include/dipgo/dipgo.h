@@ -247,7 +247,7 @@ DIPGO_EXPORT dipgo_status dipgo_session_denoise(dipgo_session *session, const di
                                                 void *latents, size_t bytes);
 
 /* One denoiser call, for hosts with a scheduler of their own: `sample` (DIPGO_SAMPLE) is scaled already, and doubled
- * under guidance (a plan with split guidance refuses one whose halves differ); the answer is written to
+ * under guidance (a plan that reads one half for both refuses one whose halves differ); the answer is written to
  * `noise_pred`, of the `bytes` bytes of DIPGO_NOISE_PRED. Calls come in
  * order. Call 0 starts an image, forgets the one before, and is the only one to read `conditions`; for the others
  * they may be NULL and 0; latents to begin with (image-to-image) are not among them. Calls that compute nothing cost
