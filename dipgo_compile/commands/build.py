@@ -120,7 +120,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=8,
     show_default=True,
-    help="The most patterns that auto may choose: each takes time to load.",
+    help="The most patterns that auto may choose, unless more make no more engines: each takes time to load.",
 )
 @click.option(
     "--disable-pass",

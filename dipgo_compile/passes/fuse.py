@@ -11,7 +11,8 @@ by many engines. A trained mask has a handful of patterns, a random one nearly a
 weight belongs to a single one. There are never more engines than blocks.
 
 ``auto`` estimates what each mixture costs beyond its blocks' own work: the patterns that save most for their
-calls, at most ``max_engines`` of them, and atoms for the remaining calls.
+calls, and atoms for the remaining calls. It takes at most ``max_engines`` patterns, or more if they leave so
+few atoms that there are no more engines.
 
 A combination may stand between the runs of a call: a block that reuses its residual. It divides the call into
 *stretches*, and whatever is said here of calls holds for each stretch by itself. So do the halves of split
@@ -104,8 +105,14 @@ class Fuse(Pass):
             return stretches.cover(0), "atoms"
         if self._strategy == "patterns":
             return stretches.cover(len(stretches.patterns)), "patterns"
-        bound = min(self._max_engines, len(stretches.patterns))
-        costs = {count: stretches.cost(stretches.cover(count)) for count in range(bound + 1)}
+        covers = [stretches.cover(count) for count in range(len(stretches.patterns) + 1)]
+        engines = [len({blocks for parts in cover.values() for blocks in parts}) for cover in covers]
+        most = max(engines[: self._max_engines + 1])
+        costs = {
+            count: stretches.cost(cover)
+            for count, cover in enumerate(covers)
+            if count <= self._max_engines or engines[count] <= most
+        }
         best = min(costs, key=lambda count: (costs[count], count))
         unfused = stretches.cost(stretches.separate)
         why = (

@@ -18,6 +18,7 @@ from dipgo_compile.rewrites.mask_floor import MaskFloor
 from dipgo_compile.rewrites.modulated_norm import ModulatedNorm
 from dipgo_compile.rewrites.split_linear import SplitLinear
 from dipgo_compile.rewrites.tile_rows import TileRows
+from dipgo_compile.rewrites.upsampled_conv import UpsampledConv
 
 REWRITES: tuple[type[Rewrite], ...] = (
     FuseAttention,
@@ -26,6 +27,7 @@ REWRITES: tuple[type[Rewrite], ...] = (
     LowerGroupNorm,
     ModulatedNorm,
     TileRows,
+    UpsampledConv,
 )
 NAMES = tuple(rewrite.name for rewrite in REWRITES)
 

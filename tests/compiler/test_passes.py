@@ -7,6 +7,7 @@ from golden import assert_golden
 from toy_denoiser import GUIDANCE, toy_graph, toy_mask, toy_model, toy_program, toy_schedule
 
 from dipgo_compile.errors import CompileError, InputError
+from dipgo_compile.mask import Mask
 from dipgo_compile.passes.apply_mask import ApplyMask
 from dipgo_compile.passes.base import Pass, PassResult, Sequential
 from dipgo_compile.passes.eliminate_dead import EliminateDead
@@ -21,9 +22,9 @@ from dipgo_compile.text import program_text
 MASK = toy_mask("11", "00", "01", "00", "00", "11")
 
 
-def passes(fuse: str = "auto", max_engines: int = 8) -> list[Pass]:
+def passes(fuse: str = "auto", max_engines: int = 8, mask: Mask = MASK) -> list[Pass]:
     model = toy_model()
-    return default_passes(model, toy_graph(model), MASK, fuse, max_engines)
+    return default_passes(model, toy_graph(model), mask, fuse, max_engines)
 
 
 def test_unroll():
@@ -113,16 +114,27 @@ def test_fuse_atoms_puts_every_block_into_one_engine():
     assert len(program.engines) < len(unfused.engines)
 
 
-def test_fuse_auto_keeps_within_its_bound_and_says_what_it_compared():
-    def engines(*arguments) -> set[tuple[str, ...]]:
-        program, reports = Sequential(passes(*arguments))(toy_program(MASK.calls))
-        summaries.append(next(report.summary for report in reports if report.name == "fuse"))
-        return {engine.blocks for engine in program.engines}
+def fused(fuse: str, max_engines: int, mask: Mask) -> tuple[set[tuple[str, ...]], str]:
+    """The blocks of each engine, and what the pass says."""
+    program, reports = Sequential(passes(fuse, max_engines, mask))(toy_program(mask.calls))
+    (summary,) = (report.summary for report in reports if report.name == "fuse")
+    return {engine.blocks for engine in program.engines}, summary
 
-    summaries: list[str] = []
-    assert engines("auto", 0) == engines("atoms")
-    assert engines("auto", 8) == engines("patterns")
-    assert "atoms alone" in summaries[0] and "one engine a block" in summaries[0]
+
+def test_fuse_auto_keeps_within_its_bound_and_says_what_it_compared():
+    mask = toy_mask("11", "01", "10", "01", "11")
+    atoms, patterns = (fused(strategy, 8, mask)[0] for strategy in ("atoms", "patterns"))
+    assert len(atoms) < len(patterns)
+    engines, summary = fused("auto", 0, mask)
+    assert engines == atoms
+    assert "atoms alone" in summary and "one engine a block" in summary
+    assert fused("auto", 8, mask)[0] == patterns
+
+
+def test_fuse_auto_goes_beyond_its_bound_for_no_more_engines():
+    atoms, patterns = (fused(strategy, 8, MASK)[0] for strategy in ("atoms", "patterns"))
+    assert atoms != patterns and len(atoms) == len(patterns)
+    assert fused("auto", 0, MASK)[0] == patterns
 
 
 def test_fuse_refuses_an_unknown_strategy():

@@ -144,8 +144,8 @@ def test_an_unknown_name_lists_passes_and_rewrites():
     assert {"fuse", *NAMES} <= set(error.value.available)
 
 
-def test_a_backend_without_the_kernels_gets_the_graph_as_exported():
-    assert default_rewrites("openvino") == []
+def test_a_backend_gets_what_pays_there():
+    assert [rewrite.name for rewrite in default_rewrites("openvino")] == ["upsampled_conv"]
 
 
 def test_nothing_to_replace_is_reported_so():

@@ -8,7 +8,7 @@ import pytest
 from rewriting import assert_close, feeds_of, operators, parsed, rewrite_named, run
 
 from dipgo_compile.graphs.partition import SCOPES, node_scopes
-from dipgo_compile.macs.graph import macs_by_kind
+from dipgo_compile.macs.graph import macs_by_kind, node_macs
 from dipgo_compile.rewrites import default_rewrites
 
 
@@ -335,6 +335,84 @@ def test_feed_forward_networks_of_another_kind_are_left_alone(model):
     assert_left_alone("tile_rows", model)
 
 
+def enlarging(
+    resize: str = 'mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"',
+    conv: str = "pads=[1,1,1,1]",
+    size: int = 6,
+    width: int = 5,
+    scale: int = 2,
+    kernels: str = "float[2,3,3,3] w",
+    bias: str = ", b",
+    output: str = "",
+    inputs: str = "",
+) -> ir.Model:
+    """Three channels, an oblong image, two of them; two channels as a result."""
+    large = f"float[2,3,{scale * size},{scale * width}]"
+    weights = "" if inputs else f"{kernels} = {numbers(2, 3, 3, 3)}, "
+    return parsed(
+        f"""
+        enlarge (float[2,3,{size},{width}] x {inputs}) => (float[2,2,h,v] y {output.replace("LARGE", large)})
+        <{weights} float[2] b = {{0.5,-2}}, float[4] s = {{1,1,{scale},{scale}}}>
+        {{
+          u = Resize<{resize}>(x, , s)
+          y = Conv<{conv}>(u, w {bias})
+        }}
+        """
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        enlarging(),
+        enlarging(bias=""),
+        enlarging(size=7, conv='pads=[1,1,1,1], kernel_shape=[3,3], group=1, auto_pad="NOTSET"'),
+        enlarging(resize="antialias=0"),
+        enlarging(resize='coordinate_transformation_mode="half_pixel", nearest_mode="round_prefer_ceil"'),
+    ],
+    ids=["as exported", "no bias", "an odd height", "nearest by default", "rounded up"],
+)
+def test_upsampled_conv(model):
+    feeds = feeds_of(model)
+    expected = run(model, feeds)
+    before = sum(node_macs(model.graph).values())
+    assert rewrite_named("upsampled_conv", model) == 1
+    assert operators(model) == {"Conv": 4, "Concat": 3, "Reshape": 7}
+    assert sum(node_macs(model.graph).values()) * 9 == before * 4
+    assert_close(run(model, feeds), expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        enlarging(resize='mode="linear"'),
+        enlarging(resize='coordinate_transformation_mode="align_corners"'),
+        enlarging(scale=3),
+        enlarging(scale=1),
+        enlarging(conv="pads=[0,0,0,0]"),
+        enlarging(conv="pads=[1,1,1,1], strides=[2,2]"),
+        enlarging(conv="pads=[2,2,2,2], dilations=[2,2]"),
+        enlarging(output=", LARGE u"),
+        enlarging(inputs=", float[2,3,3,3] w"),
+        enlarging(size=1, width=1),
+    ],
+    ids=[
+        "interpolated",
+        "other pixels",
+        "three times",
+        "not at all",
+        "no padding",
+        "every second pixel",
+        "dilated",
+        "enlarged image read elsewhere",
+        "kernels that are computed",
+        "more weights than pixels",
+    ],
+)
+def test_other_convolutions_of_enlarged_images_are_left_alone(model):
+    assert_left_alone("upsampled_conv", model)
+
+
 @pytest.mark.parametrize(
     ("name", "model", "part"),
     [
@@ -342,6 +420,7 @@ def test_feed_forward_networks_of_another_kind_are_left_alone(model):
         ("split_linear", linear, "product"),
         ("modulated_norm", modulated, "normalized"),
         ("tile_rows", feed_forward, "p"),
+        ("upsampled_conv", enlarging, "u"),
     ],
 )
 def test_what_is_cut_apart_is_left_alone(name, model, part):
@@ -360,4 +439,4 @@ def test_rewrites_for_a_cpu_are_not_for_a_gpu():
     names = [
         {rewrite.name for rewrite in default_rewrites("onnxruntime", provider=p)} for p in ("cpu", "cuda")
     ]
-    assert names[0] - names[1] == {"mask_floor", "modulated_norm", "tile_rows"}
+    assert names[0] - names[1] == {"mask_floor", "modulated_norm", "tile_rows", "upsampled_conv"}
