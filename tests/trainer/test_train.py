@@ -165,7 +165,38 @@ def test_learning_rate_schedule() -> None:
     assert config.sparsity_floor == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("option", [{"ratio": 1.0}, {"loss": "psnr"}, {"space": "pixels"}, {"batch_size": 0}])
+def test_tau_falls_over_the_pruning_steps() -> None:
+    config = TrainConfig(ratio=0.8, train_steps=100, pruning_steps=60)
+    floors = [config.sparsity_floor_at(step) for step in range(100)]
+    assert floors[0] == 1
+    assert floors[30] == pytest.approx(0.2 + 0.8 / 8)
+    assert floors[60:] == pytest.approx([0.2] * 40)
+    assert floors == sorted(floors, reverse=True)
+    assert replace(config, pruning_steps=0).sparsity_floor_at(0) == pytest.approx(0.2), "the paper's"
+
+
+def test_gradual_pruning_follows_its_tau(task: Task) -> None:
+    """Sparsity is part of the loss in the steps that keep more than tau is by then, and in no others."""
+    config = replace(CONFIG, pruning_steps=CONFIG.train_steps)
+    trainer = Trainer(task, config)
+    with SuperNet(task.model.denoiser, task.topology.blocks) as net:
+        for step in range(config.train_steps):
+            record = trainer.advance(net)
+            pays = record.loss - record.consistency * trainer._consistency_weight(net)
+            assert (pays > 0.01) == (record.kept > config.sparsity_floor_at(step))
+
+
+def test_a_checkpoint_from_before_an_option_has_its_default() -> None:
+    config = TrainConfig()
+    older = {name: value for name, value in config.to_json().items() if name != "pruning_steps"}
+    assert config.differences(older) == []
+    assert replace(config, pruning_steps=5).differences(older) == ["pruning_steps: 0 then, 5 now"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"ratio": 1.0}, {"loss": "psnr"}, {"space": "pixels"}, {"batch_size": 0}, {"pruning_steps": 1001}],
+)
 def test_bad_options_are_refused(option: dict[str, object]) -> None:
     with pytest.raises(InputError):
         TrainConfig(**option)  # type: ignore[arg-type]

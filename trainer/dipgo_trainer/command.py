@@ -88,6 +88,12 @@ DEFAULTS = TrainConfig()
 @click.option(
     "--tau", type=float, help="Kept share of the MACs under which sparsity pauses.  [default: 1 - ratio]"
 )
+@click.option(
+    "--pruning-steps",
+    default=DEFAULTS.pruning_steps,
+    show_default=True,
+    help="Training steps over which tau falls from 1: prunes gradually. 0 is the paper's.",
+)
 @click.option("--lr", type=float, help="Learning rate.  [default: 0.1; DiT: 10]")
 @click.option(
     "--batch-size", default=DEFAULTS.batch_size, show_default=True, help="Images per training step."
@@ -142,6 +148,7 @@ def train(model: str, output: Path, **options: Any) -> None:
         alpha=options["alpha"],
         consistency_weight=options["consistency_weight"],
         tau=options["tau"],
+        pruning_steps=options["pruning_steps"],
         loss=options["loss"],
         space=options["loss_space"],
         guidance_scale=guidance if guidance > 1 else None,

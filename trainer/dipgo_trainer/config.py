@@ -21,6 +21,8 @@ class TrainConfig:
     ``ratio``: share of the MACs to prune. ``consistency_weight``: factor of the consistency loss; 1 is the
     paper's, None is measured before the first step (``losses.consistency_weight``). ``tau``: the kept share
     below which the sparsity term is dropped for a step; None is ``1 - ratio``, the paper's 0.2 at its 0.8.
+    ``pruning_steps``: training steps over which tau falls from 1 to that; 0 is the paper's, whose tau is
+    constant.
     ``lr``: None is the family's. ``guidance_scale``: None is without guidance. ``samples``: how many
     different batches of (prompt, noise) there are; each one's full chain is computed once.
     ``gradient_checkpointing``: keep only the caches of each call, and compute its inside again for the
@@ -35,6 +37,7 @@ class TrainConfig:
     alpha: float = 1.0
     consistency_weight: float | None = None
     tau: float | None = None
+    pruning_steps: int = 0
     loss: str = "ssim"
     space: str = "latent"
     guidance_scale: float | None = 7.5
@@ -53,11 +56,25 @@ class TrainConfig:
         for name in ("train_steps", "batch_size", "samples"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.pruning_steps <= self.train_steps:
+            raise InputError(
+                f"pruning_steps is {self.pruning_steps}; between 0 and {self.train_steps} can be taken",
+                mend="two thirds of the training steps leave the last third for the mask to settle",
+            )
 
     @property
     def sparsity_floor(self) -> float:
         """tau, resolved."""
         return 1 - self.ratio if self.tau is None else self.tau
+
+    def sparsity_floor_at(self, step: int) -> float:
+        """tau at a step, counted from 0: over the ``pruning_steps`` it falls from 1, fast at first and then
+        ever slower (Zhu and Gupta 2017, equation 1).
+
+        A constant tau prunes everything in a few dozen steps, and few blocks that went then come back.
+        """
+        left = max(0.0, 1 - step / self.pruning_steps) if self.pruning_steps else 0.0
+        return self.sparsity_floor + (1 - self.sparsity_floor) * left**3
 
     def learning_rate(self, class_name: str) -> float:
         """The base learning rate for a denoiser class."""
@@ -77,9 +94,9 @@ class TrainConfig:
         """How a stored config differs from this one, in words."""
         mine = self.to_json()
         return [
-            f"{field.name}: {other.get(field.name)} then, {mine[field.name]} now"
+            f"{field.name}: {then} then, {mine[field.name]} now"
             for field in fields(self)
-            if other.get(field.name) != mine[field.name]
+            if (then := other.get(field.name, field.default)) != mine[field.name]
         ]
 
 

@@ -145,7 +145,7 @@ class Trainer:
         sparse = sparsity(gates, self._weights)
         kept = self.task.topology.kept_share(keep)
         loss = self._consistency_weight(net) * consistency
-        if kept > self.config.sparsity_floor:
+        if kept > self.config.sparsity_floor_at(self.step):
             loss = loss + self.config.alpha * sparse
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
