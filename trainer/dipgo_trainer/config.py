@@ -71,7 +71,7 @@ class TrainConfig:
         """tau at a step, counted from 0: over the ``pruning_steps`` it falls from 1, fast at first and then
         ever slower (Zhu and Gupta 2017, equation 1).
 
-        A constant tau prunes everything in a few dozen steps, and few blocks that went then come back.
+        A constant tau prunes everything in a few dozen steps, and few of those blocks come back.
         """
         left = max(0.0, 1 - step / self.pruning_steps) if self.pruning_steps else 0.0
         return self.sparsity_floor + (1 - self.sparsity_floor) * left**3
