@@ -283,6 +283,7 @@ TINY_SD_QUALITY = QualityScenario(
     images=2000,
     random_masks=5,
     deepcache_interval=5,
+    guidance_scale=3.0,  # as in the model card
 )
 
 SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScenario, ...] = (
