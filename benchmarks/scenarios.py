@@ -334,7 +334,7 @@ SCENARIOS: tuple[SpeedScenario | QualityScenario | SuiteScenario | OverheadScena
     replace(
         TINY_SD_QUALITY,
         name="quality-guidance-3",
-        about="the same with a guidance scale of 3: more images are of the class asked for, and they vary less",
+        about="the same with a guidance scale of 3: more images of the class asked for, less varied",
         guidance_scale=3.0,
     ),
     QualityScenario(
